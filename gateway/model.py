@@ -1,0 +1,272 @@
+"""What an event is: the words and shapes that every other file speaks in.
+
+A *message* is one MQTT publish as received. A *reading* is what the rules of its equipment's family say about it. An
+*event* (`NewEvent`, later `Event`) is what the cloud shall hear, complete as resolved at receipt, so that a changed
+configuration never changes or strands what is queued. *Media* are the pictures that belong to an event.
+
+Wall times are integer milliseconds since 1970 UTC and end in `_at`. *Ticks* are integer milliseconds of the gateway's
+own monotonic clock (`gateway.host.clock`), which never runs backwards, also not over a restart. Pure: no I/O here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+
+class EventType(StrEnum):
+    """CHeKT Event API v0.8, "Event Types"."""
+
+    ALARM = "alarm"
+    TROUBLE = "trouble"
+    ARMING = "arming"
+
+
+class EventStatus(StrEnum):
+    """CHeKT Event API v0.8, request body. `inactive` is the end: a restore, or disarmed."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+
+
+class MediaKind(StrEnum):
+    """CHeKT Event API v0.8, "Upload URLs"; the words are also the `type` of a callback."""
+
+    SNAPSHOT = "snapshot"
+    SHORT_MP4 = "short_mp4"
+    EVENT_MP4 = "event_mp4"
+
+
+CONTENT_TYPES: Final = {
+    MediaKind.SNAPSHOT: "image/jpeg",
+    MediaKind.SHORT_MP4: "video/mp4",
+    MediaKind.EVENT_MP4: "video/mp4",
+}
+
+
+class Clock(Protocol):
+    """Both clocks of the gateway. `gateway.host.clock.SystemClock` in production, a fake in tests."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 UTC; may jump."""
+
+    def ticks_ms(self) -> int:
+        """Milliseconds of the gateway's own clock; never jumps, never runs backwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One MQTT publish as received.
+
+    `replay` is the broker session's judgement: a retained value that the broker sent because we subscribed, as against
+    a live publish (MQTT 5.0, 3.3.1.3; some brokers forward live publishes with the retain flag set).
+    """
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    dup: bool
+    replay: bool
+    received_at: int
+    received_ticks: int
+
+    def digest(self) -> bytes:
+        """Topic and payload, for recognising a redelivery that carries neither id nor time."""
+        topic = self.topic.encode("utf-8", "surrogatepass")
+        return hashlib.sha256(len(topic).to_bytes(4, "big") + topic + self.payload).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a family's rules say about one message, without memory.
+
+    `camera` is the equipment's own name for the camera; None for what belongs to the recorder or the site.
+    `source_id` is the equipment's id of the event, `started` its start time exactly as sent (part of the identity).
+    `kind` is what was seen ("person"); hold-off folds only equal kinds. `opens` is False for a message that continues
+    an event (an update): it opens one only when no beginning was seen. `state_key` joins beginning and end.
+    `event_at` is None where the message has no time of its own. `media` is the recipe for pictures, as data.
+    """
+
+    source: str
+    event_type: EventType
+    event_status: EventStatus
+    camera: str | None
+    source_id: str | None
+    started: str | None
+    state_key: str
+    kind: str
+    event_at: int | None
+    topic_kind: str  # "momentary", "alarm_state", "availability", "arming"
+    opens: bool = True
+    started_at: int | None = None  # the start as a time, where an end tells it too
+    pulse_seconds: float | None = None
+    media: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaWanted:
+    """One picture or clip that an event shall have. Times are wall milliseconds of the window to show.
+
+    `recipe` says where it comes from in words that only `gateway.media` reads; it never holds a secret.
+    """
+
+    kind: MediaKind
+    seq: int
+    from_at: int
+    to_at: int
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A row as `Store.add` takes it: complete, as resolved at receipt."""
+
+    event_id: str
+    state: str  # an EventState that is an entrance: pending, folded, unmapped, unreadable
+    event_type: EventType
+    event_status: EventStatus
+    source: str
+    camera: str | None  # the configured name
+    source_camera: str | None  # the equipment's name
+    location_id: str
+    recorder_id: str | None
+    camera_id: str | None
+    signal: bool
+    event_at: int
+    received_at: int
+    received_ticks: int
+    source_id: str | None = None
+    state_key: str = ""
+    kind: str = ""
+    follows: str | None = None  # event_id of the beginning that this restore ends
+    reason: str | None = None
+    topic: str = ""
+    age_unknown_ms: int | None = None  # waited in the broker for at most this long; None: the age is known
+    details: Mapping[str, Any] = field(default_factory=dict)
+    media: tuple[MediaWanted, ...] = ()
+    raw: bytes | None = None  # unreadable only: the first 64 KiB
+    raw_bytes: int | None = None
+    raw_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A row of the outbox as the steps see it."""
+
+    seq: int
+    event_id: str
+    state: str
+    event_type: EventType
+    event_status: EventStatus
+    source: str
+    camera: str | None
+    source_camera: str | None
+    location_id: str
+    recorder_id: str | None
+    camera_id: str | None
+    signal: bool
+    event_at: int
+    received_at: int
+    received_ticks: int
+    source_id: str | None
+    kind: str
+    follows: str | None
+    age_unknown_ms: int | None
+    details: Mapping[str, Any]
+    attempts: int  # including the one in hand
+    unclear: int  # attempts that may have reached the cloud without an answer
+    refusals: int  # 400-like answers
+    first_refused_ticks: int | None
+    faults: int  # exceptions of our own
+    first_fault_ticks: int | None
+    reason: str | None
+
+    @property
+    def lane(self) -> str:
+        """What may have one request in flight at a time."""
+        return lane_of(self.location_id, self.camera_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    """An event in hand: its row, and the bytes and key that were fixed in the commit of the claim."""
+
+    event: Event
+    body: bytes
+    idempotency_key: str
+    sent_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOnDisk:
+    """What of an event's media exists as a file, or is still expected."""
+
+    kind: MediaKind
+    seq: int
+    on_disk: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The cloud's permission to put one file. Both addresses are bearer secrets: never log them."""
+
+    kind: MediaKind
+    seq: int
+    put_url: str
+    callback_url: str
+    deadline_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A row of the media table as `capture` and `uploads` see it, with what they need of its event."""
+
+    id: int
+    event_seq: int
+    event_id: str
+    event_state: str
+    source: str
+    camera: str | None
+    kind: MediaKind
+    seq: int
+    state: str
+    from_at: int
+    to_at: int
+    recipe: Mapping[str, Any]
+    path: str | None  # relative to the media folder
+    bytes: int | None
+    sha256: str | None
+    fetch_attempts: int
+    fetch_until_ticks: int
+    put_url: str | None
+    callback_url: str | None
+    deadline_ticks: int | None
+    attempts: int
+    received_ticks: int
+
+
+def lane_of(location_id: str, camera_id: str | None) -> str:
+    return f"{location_id}/{camera_id or ''}"
+
+
+def derive_event_id(*parts: str) -> str:
+    """One id for one occurrence, the same in every process and after every restart.
+
+    26 characters of [a-z2-7]: 130 bits of SHA-256. chekt-api: `event_id` is unique, at most 64 of `[A-Za-z0-9_-]`
+    (ASSUMED: Q5, the length and the scope of uniqueness are not documented).
+    """
+    joined = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
+    return base64.b32encode(hashlib.sha256(joined).digest()).decode().lower()[:26]
+
+
+def iso_utc(wall_ms: int) -> str:
+    """`2025-11-20T01:46:25.534Z`: the shape of the examples in CHeKT Event API v0.8 (ASSUMED: Q20, emit exactly it)."""
+    moment = datetime.fromtimestamp(wall_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{wall_ms % 1000:03d}Z"

@@ -105,6 +105,7 @@ class Reading:
     topic_kind: str  # "momentary", "alarm_state", "availability", "arming"
     opens: bool = True
     started_at: int | None = None  # the start as a time, where an end tells it too
+    sent_at: int | None = None  # the equipment's clock when it sent this, where the message tells it
     pulse_seconds: float | None = None
     media: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -202,6 +203,7 @@ class ClaimedEvent:
     body: bytes
     idempotency_key: str
     sent_at: int
+    first_use: bool = False  # the bytes were composed in this very claim: no earlier attempt can have shown them
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,16 @@ class MediaOnDisk:
     kind: MediaKind
     seq: int
     on_disk: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A request as it will go out, and what it announces. Fixed in the commit of a claim."""
+
+    body: bytes
+    idempotency_key: str
+    announced: frozenset[tuple[MediaKind, int]]
+    signal: bool = True  # what the bytes say of `should_signal_to_monitoring_center`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,24 @@
+"""A hint in memory that there is work. The table stays the truth: every step also looks without being rung."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Bell:
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def wait(self, stop: asyncio.Event, timeout: float) -> None:
+        """Returns when rung (once), when `stop` is set, or after `timeout` seconds, whichever is first."""
+        if not self._rung.is_set() and not stop.is_set():
+            waits = [asyncio.ensure_future(self._rung.wait()), asyncio.ensure_future(stop.wait())]
+            try:
+                await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        self._rung.clear()

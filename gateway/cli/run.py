@@ -1,0 +1,62 @@
+"""`chekt-gateway run`: the daemon, in the foreground. Exit 0 after SIGTERM, 1 failed, 78 configuration wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from importlib import metadata
+from typing import Any, Final
+
+EX_CONFIG: Final = 78
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("run", help="the daemon, in the foreground")
+    parser.add_argument("--config", "-c", metavar="FILE", help="another configuration than /etc/chekt-gateway/gateway.toml")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    import structlog
+
+    from gateway.chekt.client import ClientError
+    from gateway.chekt.keys import KeyUnusable
+    from gateway.config import ConfigError, FileFault, Settings
+    from gateway.host.journal import configure_logging
+    from gateway.outbox.store import StoreError
+    from gateway.sources.known import known_families
+
+    # The configuration is read completely before the store is touched.
+    try:
+        loaded = Settings.load_with_warnings(args.config, os.environ, known=known_families())
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return EX_CONFIG
+    configure_logging(loaded.settings.log.level)
+    log = structlog.get_logger()
+    for warning in loaded.warnings:
+        log.warning("configuration_questionable", what=str(warning))
+    try:
+        asyncio.run(_serve(loaded.settings))
+    except (KeyUnusable, ClientError, FileFault) as error:
+        log.error("configuration_wrong", why=str(error))
+        return EX_CONFIG
+    except StoreError as error:
+        log.error("store_cannot_be_opened", why=str(error))
+        return 1
+    except BaseExceptionGroup as group:
+        log.error("gateway_failed", exc_info=group)
+        return 1
+    log.info("gateway_stopped")
+    return 0
+
+
+async def _serve(settings: Any) -> None:
+    from gateway.app import open_app
+    from gateway.host.systemd import Systemd
+
+    async with open_app(settings, version=metadata.version("chekt-gateway"), systemd=Systemd()) as app:
+        await app.run()

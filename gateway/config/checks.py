@@ -1,0 +1,195 @@
+"""Faults of meaning: what keys, tables and files say to each other. Offline, and all in one pass.
+
+Works on what is left after faults of form (`gateway.config.reading`); concludes nothing from a key that is faulty
+already. Dates of certificates are judged only where the caller gives the time: `run` gives none, because a box without
+a battery may boot with a wrong clock, and must not refuse to guard a site for that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import stat
+import zoneinfo
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path as FilePath
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.config import camera_checks, files
+from gateway.config.draft import Draft, FamilyFacts
+from gateway.config.faults import Findings
+from gateway.config.file_checks import any_secret, check_certificates, check_secret
+from gateway.config.tables import Broker, Cloud, Delivery, Outbox, Site
+from gateway.config.values import is_loopback
+from gateway.toml_lines import Path
+
+# Written by the token request itself: RFC 6749, 4.4.2; RFC 7523, 2.2.
+_OWN_TOKEN_FIELDS: Final = ("grant_type", "client_assertion", "client_assertion_type", "client_secret", "audience")
+_PLACEHOLDERS: Final = (".example.com", ".example.org", ".example.net", ".example", ".invalid")  # RFC 2606
+_MIN_SESSION_SECONDS: Final = 3600.0
+
+
+def check(
+    draft: Draft, findings: Findings, *, known: Mapping[str, FamilyFacts] | None = None, now: datetime | None = None
+) -> None:
+    """Adds every fault and warning to `findings`. `known`: the families, None: not judged. `now`: see above."""
+    if draft.site:
+        _check_site(draft.site, findings)
+    if draft.cloud:
+        _check_cloud(draft.cloud, findings, now)
+    if draft.broker:
+        _check_broker(draft.broker, findings, now)
+    if draft.outbox:
+        _check_outbox(draft.outbox, findings)
+    if draft.delivery:
+        _check_delivery(draft.delivery, findings)
+    _check_memory(draft, findings)
+    camera_checks.check(draft, findings, known)
+
+
+def _check_site(site: Site, findings: Findings) -> None:
+    if site.timezone is None:
+        return
+    try:
+        zoneinfo.ZoneInfo(site.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        near = difflib.get_close_matches(site.timezone, known, n=1)
+        if not known:
+            allowed = "this machine has no time zones at all: install the package tzdata"
+        else:
+            allowed = f'did you mean "{near[0]}"?' if near else 'allowed: an IANA name such as "America/Chicago"'
+        findings.fault(("site", "timezone"), f"unknown time zone; {allowed}")
+
+
+def _check_cloud(cloud: Cloud, findings: Findings, now: datetime | None) -> None:
+    why: dict[str, str] = {}  # what is needed, and for the sake of what
+    if cloud.auth == "assertion":
+        key = "client_secret_file" if cloud.algorithm == "HS256" else "private_key_file"
+        reason = 'auth = "assertion"' + (' with algorithm = "HS256"' if cloud.algorithm == "HS256" else "")
+        why |= dict.fromkeys(("token_url", "audience", "client_id", key), reason)
+    elif cloud.auth == "client_secret":
+        why |= dict.fromkeys(("token_url", "client_id", "client_secret_file"), 'auth = "client_secret"')
+    else:
+        why["api_key_file"] = 'auth = "api_key"'
+    if cloud.event_header != "bearer":
+        why.setdefault("api_key_file", f'event_header = "{cloud.event_header}"')
+    for key, reason in why.items():
+        if getattr(cloud, key) is None:
+            findings.fault_once(("cloud", key), f"is missing; needed where {reason}")
+    for key in ("private_key_file", "client_secret_file", "api_key_file"):
+        if getattr(cloud, key) is not None and key not in why:
+            findings.warn(("cloud", key), f'has no effect with auth = "{cloud.auth}", algorithm = "{cloud.algorithm}"')
+    if cloud.algorithm == "HS256" and cloud.auth != "assertion":
+        findings.fault(("cloud", "algorithm"), 'must not be "HS256" here; allowed only where auth = "assertion"')
+    for key in sorted(set(cloud.extra_token_fields) & set(_OWN_TOKEN_FIELDS)):
+        findings.fault(("cloud", "extra_token_fields", key), "is a field of the token request itself; leave it out")
+    check_secret(cloud, ("cloud",), "private_key_file", findings, lambda key: _signing_key(key, cloud.algorithm))
+    for key in ("url", "token_url"):
+        host = urlsplit(getattr(cloud, key) or "").hostname or ""
+        if f".{host}".endswith(_PLACEHOLDERS):
+            findings.warn(("cloud", key), "is a placeholder: put in the address that CHeKT gave you")
+    judge = _hmac_secret if cloud.algorithm == "HS256" and cloud.auth == "assertion" else _one_line
+    check_secret(cloud, ("cloud",), "client_secret_file", findings, judge)
+    check_secret(cloud, ("cloud",), "api_key_file", findings, lambda key: _api_key(key, cloud.url))
+    check_certificates(cloud, "cloud", findings, now)
+
+
+def _signing_key(content: bytes, algorithm: str) -> str | None:
+    return None if algorithm == "HS256" else files.suits(files.private_key(content), algorithm)
+
+
+def _one_line(content: bytes) -> str | None:
+    files.text_of(content)
+    return None
+
+
+def _hmac_secret(content: bytes) -> str | None:
+    files.text_of(content)
+    if len(content) < files.MIN_HS256_BYTES:
+        return f"is too short to sign with; allowed with HS256: at least {files.MIN_HS256_BYTES} bytes"
+    return None
+
+
+def _api_key(content: bytes, url: str) -> str | None:
+    """CHeKT developer portal, "Authentication": the prefix of a key tells its environment."""
+    text = files.text_of(content)
+    host = f".{urlsplit(url).hostname}"
+    if host.endswith(".chekt.com") and text.startswith("chekt_test_"):
+        return "is a key for development, but cloud.url is production; allowed: a key that begins with chekt_live_"
+    if host.endswith(".chektdev.com") and text.startswith("chekt_live_"):
+        return "is a key for production, but cloud.url is development; allowed: a key that begins with chekt_test_"
+    return None
+
+
+def _check_broker(broker: Broker, findings: Findings, now: datetime | None) -> None:
+    url = urlsplit(broker.url)
+    is_tls = url.scheme in ("mqtts", "wss")
+    if broker.password_file and broker.username is None:
+        findings.fault_once(("broker", "username"), "is missing; needed where password_file is set")
+    for key, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if getattr(broker, key) and getattr(broker, other) is None:
+            findings.fault_once(("broker", other), f"is missing; needed where {key} is set")
+    for key in ("ca_file", "cert_file", "key_file"):
+        if getattr(broker, key) and not is_tls:
+            findings.fault(("broker", key), f"needs TLS, but url begins with {url.scheme}://; allowed: mqtts or wss")
+    if not is_loopback(url.hostname or "") and broker.username is None and broker.cert_file is None:
+        findings.warn(
+            ("broker", "url"),
+            "neither username nor cert_file: anyone on this network may raise or suppress alarms",
+        )
+    if broker.session_expiry < _MIN_SESSION_SECONDS:
+        findings.warn(("broker", "session_expiry"), "is short: alarms of a longer outage are lost; better: 7d")
+    check_secret(broker, ("broker",), "password_file", findings, any_secret)
+    key_pem = check_secret(broker, ("broker",), "key_file", findings, _any_key)
+    own = check_certificates(broker, "broker", findings, now).get("cert_file")
+    if own and key_pem and not files.belongs(files.private_key(key_pem), own[0]):
+        # The handshake would fail without saying why.
+        findings.fault(("broker", "key_file"), "does not belong to cert_file; allowed: that certificate's private key")
+
+
+def _any_key(content: bytes) -> str | None:
+    files.private_key(content)
+    return None
+
+
+def _check_outbox(outbox: Outbox, findings: Findings) -> None:
+    if outbox.path and FilePath(outbox.path).is_dir():
+        findings.fault(("outbox", "path"), "is a folder; allowed: the path of a file, such as .../outbox.db")
+    if outbox.media_path and FilePath(outbox.media_path).is_file():
+        findings.fault(("outbox", "media_path"), "is a file; allowed: the path of a folder")
+
+
+def _check_delivery(delivery: Delivery, findings: Findings) -> None:
+    if delivery.retry_first > delivery.retry_max:
+        findings.fault(("delivery", "retry_first"), "is longer than retry_max; allowed: at most retry_max")
+    if "stale_after" not in delivery.model_fields_set and not findings.is_faulty(("delivery", "stale_after")):
+        findings.warn(
+            ("delivery", "stale_after"),
+            'is not set: late alarms signal the monitoring station however late; set a duration, or "off" to confirm',
+        )
+    if delivery.never_signal:
+        findings.warn(("delivery", "never_signal"), "no alarm signals the monitoring station")
+
+
+def _check_memory(draft: Draft, findings: Findings) -> None:
+    if draft.outbox is None or draft.defaults is None:
+        return
+    windows: dict[Path, float] = {("defaults", "dedupe_window"): draft.defaults.dedupe_window}
+    for table, camera in draft.cameras.items():
+        if camera.dedupe_window is not None:
+            windows[("cameras", table, "dedupe_window")] = camera.dedupe_window
+    for path, window in windows.items():
+        if window > draft.outbox.keep_closed:
+            findings.fault(
+                path, "is longer than outbox.keep_closed, after which nothing is known; allowed: at most that"
+            )
+
+
+def is_writable_by_others(path: FilePath) -> bool:
+    """Whoever may write the configuration may send the alarms elsewhere."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IWOTH)
+    except OSError:
+        return False

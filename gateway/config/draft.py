@@ -1,0 +1,44 @@
+"""What the checks work on: the sections as far as they could be built, and what the caller knows of the families."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from gateway.config.tables import Broker, Camera, CameraDefaults, Cloud, Delivery, Outbox, Site, Source
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """What the configuration needs to know of a family of equipment; given by the caller, from the family files."""
+
+    dialects: Mapping[str, frozenset[str]] = field(default_factory=dict)  # each with the options that it knows
+    default: str | None = None  # the dialect where a source names none
+    options: frozenset[str] = frozenset()  # of a family without dialects
+
+    def options_of(self, dialect: str | None) -> frozenset[str]:
+        return self.dialects.get(dialect or self.default or "", self.options)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The sections as far as they could be built. A required key that is missing or faulty is empty."""
+
+    site: Site | None = None
+    cloud: Cloud | None = None
+    broker: Broker | None = None
+    outbox: Outbox | None = None
+    delivery: Delivery | None = None
+    defaults: CameraDefaults | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    cameras: Mapping[str, Camera] = field(default_factory=dict)
+    source_names: frozenset[str] = frozenset()  # also of sources that could not be built
+    camera_names: frozenset[str] = frozenset()
+
+    def source_of(self, camera: Camera) -> str | None:
+        """The source of a camera: its own word, else the only one there is."""
+        return source_of(camera, self.source_names)
+
+
+def source_of(camera: Camera, sources: Collection[str]) -> str | None:
+    return camera.source or (next(iter(sources)) if len(sources) == 1 else None)

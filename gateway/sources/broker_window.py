@@ -1,0 +1,112 @@
+"""What has arrived and is not done: the messages that wait for intake, and those that the broker waits for.
+
+The bound on memory. A message counts while it waits here or is unacknowledged on the connection it came by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gateway.model import Message
+
+OVERSIZE_KEPT: Final = 64 << 10  # bytes of a message that is too large; the same as of any unreadable one
+WAITING_BYTES: Final = 16 << 20  # payloads that may wait here before reading pauses, whatever their number
+
+
+@dataclass(frozen=True, slots=True)
+class AckToken:
+    """What to acknowledge. `mid` 0: published with QoS 0, nothing to acknowledge."""
+
+    generation: int
+    mid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message and its token. `oversize` is the true size where the payload was cut to its first 64 KiB."""
+
+    message: Message
+    token: AckToken
+    oversize: int | None = None
+    oversize_sha256: str | None = None
+
+
+class Window:
+    def __init__(self, receive_maximum: int) -> None:
+        self._high = 2 * receive_maximum
+        self._waiting: deque[Received] = deque()
+        self._bell = asyncio.Event()
+        self._unacknowledged: dict[int, tuple[int, int]] = {}  # mid -> (QoS, bytes)
+        self._loose = 0  # waiting messages that the broker does not wait for: QoS 0, or of an older connection
+        self._bytes = 0
+        self.generation = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def unacknowledged(self) -> int:
+        return len(self._unacknowledged)
+
+    @property
+    def load(self) -> int:
+        return len(self._unacknowledged) + self._loose
+
+    @property
+    def full(self) -> bool:
+        return self.load >= self._high or self._bytes >= WAITING_BYTES
+
+    @property
+    def low(self) -> bool:
+        return 2 * self.load < self._high and 2 * self._bytes < WAITING_BYTES
+
+    def put(self, mid: int, message: Message, max_message: int) -> None:
+        oversize = sha256 = None
+        size = len(message.payload)
+        if size > max_message:
+            oversize, sha256 = size, hashlib.sha256(message.payload).hexdigest()
+            message = replace(message, payload=message.payload[:OVERSIZE_KEPT])
+            size = len(message.payload)
+        if message.qos:
+            before = self._unacknowledged.pop(mid, None)  # sent twice on one connection: not allowed, counted once
+            self._bytes -= before[1] if before else 0
+            self._unacknowledged[mid] = (message.qos, size)
+        else:
+            mid = 0
+            self._loose += 1
+        self._bytes += size
+        self._waiting.append(Received(message, AckToken(self.generation, mid), oversize, sha256))
+        self._bell.set()
+
+    async def take(self, limit: int) -> list[Received]:
+        while not self._waiting:
+            self._bell.clear()
+            await self._bell.wait()
+        taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        for received in taken:
+            if received.token.mid == 0 or received.token.generation != self.generation:
+                self._loose -= 1
+                self._bytes -= len(received.message.payload)
+        return taken
+
+    def done(self, token: AckToken) -> int:
+        """The QoS to acknowledge with; 0 if there is nothing to acknowledge (any more)."""
+        if token.generation != self.generation:
+            return 0
+        qos, size = self._unacknowledged.pop(token.mid, (0, 0))
+        self._bytes -= size
+        return qos
+
+    def next_connection(self, *, sends_again: bool = False) -> None:
+        """The broker forgets our packet ids. What waits stays, unless it is known that it will come again."""
+        self.generation += 1
+        if sends_again:
+            self._waiting = deque(received for received in self._waiting if received.message.qos == 0)
+        self._unacknowledged.clear()
+        self._loose = len(self._waiting)
+        self._bytes = sum(len(received.message.payload) for received in self._waiting)

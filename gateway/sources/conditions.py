@@ -1,0 +1,305 @@
+"""Reading -> event: which message begins an alarm, which continues or ends it, and which says nothing new.
+
+    active    nothing open, id not ended  -> an alarm; inside the hold-off a folded one
+              already open                -> its time is prolonged, nothing else
+    inactive  open                        -> closed, with a restore if one is wanted
+              id never seen               -> the beginning was missed: the alarm is raised now, unless it is too old
+    nothing   for max_open, or a pulse    -> closed as if it had ended
+
+Everything that must be remembered is in `memory` and changes only through the returned Decision, so that it commits
+together with the rows. A recorder that goes away does not close its alarms: it may come back and end them itself;
+`max_open` covers those that it forgets. Troubles: `gateway.sources.troubles`. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.model import EventStatus, EventType, Message, NewEvent, Reading, iso_utc
+from gateway.sources.memory import Changes, Entry, Memory
+from gateway.sources.rows import (
+    Decision,
+    Plan,
+    begin_row,
+    identify,
+    milliseconds,
+    remembered,
+    restore_row,
+    unmapped_reason,
+)
+from gateway.sources.times import Judged, judge_time
+from gateway.sources.troubles import decide_trouble, open_due, postponed
+from gateway.states import EventState
+
+__all__ = ["Decision", "Memory", "Plan", "decide", "due", "forget_edges", "postponed"]
+
+# An end without its beginning is an alarm that was missed. Older ones are of no use to anybody at the station.
+MISSED_LIMIT_MS: Final = 60 * 60 * 1000
+
+# Each of these is its own emergency, however soon after another.
+NEVER_FOLDED: Final = frozenset({"fire", "smoke", "heat", "co", "gas", "panic", "duress", "medical", "tamper", "panel"})
+
+# A clock that is wrong drifts; only a change of this size is worth remembering anew.
+_OFFSET_STEP_MS: Final = 60_000
+
+# Hold-off counts in event time, its memory in ticks: this much longer covers what waited in a broker for a while.
+_HELD_FOR_MS: Final = 15 * 60 * 1000
+
+# For cameras that are not configured: there is no plan, and the row keeps what is needed to make one later.
+_UNMAPPED_OPEN_MS: Final = 15 * 60 * 1000
+_UNMAPPED_WINDOW_MS: Final = 24 * 60 * 60 * 1000
+
+
+def decide(
+    reading: Reading,
+    message: Message,
+    plan: Plan | None,
+    memory: Mapping[str, Entry],
+    *,
+    location_id: str,
+    waited_ms: int | None = None,
+) -> Decision:
+    """What one reading comes to.
+
+    `plan` None: the camera is not configured. `waited_ms`: the message waited in the broker, for at most so long;
+    None: it is live.
+    """
+    if reading.event_type is EventType.ALARM:
+        entry = memory.get(f"open/{reading.source}/{reading.state_key}")
+        if entry is not None and reading.event_status is EventStatus.ACTIVE and _continues(entry, reading):
+            return _prolonged(entry, reading, message)
+    clock = memory.get(f"clock/{reading.source}")
+    offset = None if clock is None else clock["offset"]
+    judged = judge_time(
+        reading.event_at, reading.sent_at, received_at=message.received_at, waited_ms=waited_ms, offset=offset
+    )
+    changes: Changes = {}
+    if judged.offset is not None and (offset is None or abs(judged.offset - offset) > _OFFSET_STEP_MS):
+        offset = judged.offset
+        changes[f"clock/{reading.source}"] = {"what": "clock", "offset": offset}
+    if reading.event_type is EventType.ARMING:
+        return Decision("ignored", "arming is not configured")
+    if reading.camera is None and plan is None:
+        return Decision("ignored", f"no source of the configuration is called {reading.source!r}")
+    if reading.event_type is EventType.TROUBLE:
+        decision = decide_trouble(reading, message, plan, memory, judged, location_id=location_id)
+    else:
+        decision = _Alarm(reading, message, plan, memory, judged, location_id, offset).decide()
+    if changes:
+        return Decision(decision.outcome, decision.reason, decision.events, {**changes, **decision.memory})
+    return decision
+
+
+def due(memory: Memory, now_ticks: int, *, now_wall: int, location_id: str, connected: bool = True) -> list[Decision]:
+    """What the passing of time comes to, one Decision for each entry; apply each before asking for more.
+
+    `connected`: without a connection nothing is heard, and no trouble is concluded from that; it waits.
+    """
+    decisions = []
+    for key in memory.due_keys(now_ticks):
+        entry = memory[key]
+        if entry["what"] == "open":
+            decisions.append(_timed_out(key, entry, now_ticks, now_wall, location_id))
+        elif entry["what"] == "trouble" and connected:
+            decisions.append(open_due(key, entry, memory, now_ticks, location_id))
+        elif entry["what"] == "trouble":
+            later = {**entry, "due": now_ticks + max(entry["delay"], 1000)}
+            decisions.append(Decision("ignored", "nothing is heard", memory={key: later}))
+        else:
+            decisions.append(Decision("ignored", memory={key: None}))
+    forgotten = memory.excess()
+    if forgotten:
+        decisions.append(Decision("ignored", "too much to remember", memory=dict.fromkeys(forgotten)))
+    return decisions
+
+
+def forget_edges(memory: Mapping[str, Entry], source: str | None = None) -> Changes:
+    """After a lost session, or a publisher that went away: the next live `active` without an id is an edge again."""
+    return {
+        key: {**entry, "seed": True}
+        for key, entry in memory.items()
+        if entry["what"] == "open" and entry["id"] is None and source in (None, entry["source"])
+    }
+
+
+def _continues(entry: Entry, reading: Reading) -> bool:
+    if entry.get("seed"):
+        return False
+    return _same_start(entry, reading)
+
+
+def _same_start(entry: Entry, reading: Reading) -> bool:
+    """An id may be used again; its start as sent then differs. Without an id, every message has another time."""
+    if reading.source_id is None or reading.started is None or entry["started"] is None:
+        return True
+    return bool(entry["started"] == reading.started)
+
+
+def _prolonged(entry: Entry, reading: Reading, message: Message) -> Decision:
+    later = {**entry, "due": message.received_ticks + entry["open_ms"], "last_at": message.received_at}
+    changes: Changes = {f"open/{reading.source}/{reading.state_key}": later}
+    if reading.opens and reading.source_id is not None:
+        return Decision("duplicate", "this alarm is open already", memory=changes)
+    return Decision("ignored", "continues an alarm that is open", memory=changes)
+
+
+def _ended(entry: Entry, now_ticks: int) -> Changes:
+    """An id is remembered after its end, so that a straggler does not open it again."""
+    if entry["id"] is None:
+        return {}
+    key = f"ended/{entry['source']}/{entry['state_key']}"
+    return {key: {"what": "ended", "due": now_ticks + entry["window_ms"], "started": entry["started"]}}
+
+
+def _timed_out(key: str, entry: Entry, now_ticks: int, now_wall: int, location_id: str) -> Decision:
+    changes: Changes = {key: None, **_ended(entry, now_ticks)}
+    if not entry["restore"]:
+        return Decision("closing", "nothing more was heard of it", memory=changes)
+    # A pulse ends a known time after its last message; of an alarm without an end it is known only that it is over.
+    end = entry["last_at"] + entry["open_ms"] if entry["pulse"] else now_wall
+    restore = restore_row(
+        entry,
+        location_id=location_id,
+        event_at=end,
+        received_at=now_wall,
+        received_ticks=now_ticks,
+        details={"ended_by": "pulse" if entry["pulse"] else "max_open"},
+    )
+    return Decision("stored", None, (restore,), changes)
+
+
+class _Alarm:
+    """One alarm reading on its way to a Decision."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        message: Message,
+        plan: Plan | None,
+        memory: Mapping[str, Entry],
+        judged: Judged,
+        location_id: str,
+        clock_offset: int | None,
+    ) -> None:
+        self.reading, self.message, self.plan, self.memory = reading, message, plan, memory
+        self.judged, self.location_id, self.clock_offset = judged, location_id, clock_offset
+        self.open_key = f"open/{reading.source}/{reading.state_key}"
+        self.entry: Entry | None = memory.get(self.open_key)
+
+    def decide(self) -> Decision:
+        if self.plan is not None and self.plan.camera_id is None:
+            return Decision("ignored", f"local only: no camera_id configured for {self.reading.source}")
+        known = self.memory.get(f"ended/{self.reading.source}/{self.reading.state_key}")
+        ended = known is not None and self.reading.source_id is not None and _same_start(known, self.reading)
+        if self.reading.event_status is EventStatus.ACTIVE:
+            if ended:
+                return Decision("duplicate", "this alarm has ended already")
+            return self._begin(self.judged, self.reading.details)
+        if self.entry is not None and _same_start(self.entry, self.reading):
+            return self._end(self.entry)
+        if ended:
+            return Decision("duplicate", "this alarm has ended already")
+        if self.reading.source_id is None:
+            return Decision("ignored", "nothing is open")
+        return self._missed()
+
+    def _begin(self, judged: Judged, details: Mapping[str, Any]) -> Decision:
+        events: tuple[NewEvent, ...] = ()
+        changes: Changes = {}
+        if self.entry is not None and self.entry["restore"]:  # the id is used again, or an edge after a silence
+            events = (self._restore(self.entry, judged.event_at),)
+        row, remembers = self._row(judged, details)
+        changes |= remembers
+        changes[self.open_key] = self._opened(row)
+        outcome = "unmapped" if row.state is EventState.UNMAPPED else "stored"
+        return Decision(outcome, row.reason, (*events, row), changes)
+
+    def _end(self, entry: Entry) -> Decision:
+        changes: Changes = {self.open_key: None, **_ended(entry, self.message.received_ticks)}
+        if not entry["restore"]:
+            return Decision("closing", None, memory=changes)
+        return Decision("stored", None, (self._restore(entry, self.judged.event_at),), changes)
+
+    def _missed(self) -> Decision:
+        reading, judged = self.reading, self.judged
+        if not reading.opens:
+            return Decision("ignored", "ends what never was an alarm of ours")
+        begun = judged.event_at if reading.started_at is None else reading.started_at + judged.shift
+        begun = min(begun, judged.event_at)
+        if self.message.received_at - begun > MISSED_LIMIT_MS:
+            return Decision("ignored", "its beginning was missed, more than an hour ago")
+        then = Judged(begun, judged.shift, judged.device_time, None, judged.age_unknown_ms)
+        opened = self._begin(then, {**reading.details, "begun_unseen": True})
+        entry = opened.memory[self.open_key] or {}
+        ended = self._end(entry)
+        changes: Changes = {**opened.memory, **ended.memory}
+        if self.entry is None:
+            del changes[self.open_key]
+        return Decision(opened.outcome, opened.reason, (*opened.events, *ended.events), changes)
+
+    def _row(self, judged: Judged, details: Mapping[str, Any]) -> tuple[NewEvent, Changes]:
+        plan, reading = self.plan, self.reading
+        window_ms = _UNMAPPED_WINDOW_MS if plan is None else milliseconds(plan.dedupe_window)
+        event_id, changes = identify(reading, self.message, window_ms, self.memory, self.location_id)
+        if judged.device_time is not None:
+            details = {"device_time": iso_utc(judged.device_time), **details}
+        state, reason = EventState.PENDING, None
+        if plan is None:
+            state, reason = EventState.UNMAPPED, unmapped_reason(reading)
+        elif plan.hold_off is not None and reading.kind not in NEVER_FOLDED:
+            reason, held = self._hold_off(plan, judged.event_at)
+            state = EventState.PENDING if reason is None else EventState.FOLDED
+            changes |= held
+        row = begin_row(
+            reading,
+            self.message,
+            plan,
+            judged,
+            event_id=event_id,
+            state=state,
+            reason=reason,
+            location_id=self.location_id,
+            details=details,
+            clock_offset=self.clock_offset,
+        )
+        return row, changes
+
+    def _hold_off(self, plan: Plan, event_at: int) -> tuple[str | None, Changes]:
+        """The reason for folding, or what the next alarm is measured by. A folded one prolongs nothing."""
+        hold_off = milliseconds(plan.hold_off or 0)
+        key = f"held/{plan.table or self.reading.source}/{self.reading.kind}"
+        last = self.memory.get(key)
+        if last is not None and abs(event_at - last["at"]) < hold_off:
+            return f"within the hold-off ({plan.hold_off:g} s) of the alarm of {iso_utc(last['at'])}", {}
+        at = event_at if last is None else max(event_at, last["at"])
+        until = self.message.received_ticks + hold_off + _HELD_FOR_MS
+        return None, {key: {"what": "held", "due": until, "at": at}}
+
+    def _opened(self, row: NewEvent) -> Entry:
+        plan, pulse = self.plan, self.reading.pulse_seconds
+        open_ms = _UNMAPPED_OPEN_MS if plan is None else milliseconds(plan.max_open)
+        if pulse is not None:
+            open_ms = milliseconds(pulse)
+        return {
+            **remembered(row),
+            "what": "open",
+            "due": self.message.received_ticks + open_ms,
+            "started": self.reading.started,
+            "open_ms": open_ms,
+            "pulse": pulse is not None,
+            "last_at": self.message.received_at,
+            "window_ms": _UNMAPPED_WINDOW_MS if plan is None else milliseconds(plan.dedupe_window),
+            "restore": plan is not None and plan.send_restore and row.state is EventState.PENDING,
+        }
+
+    def _restore(self, entry: Entry, event_at: int) -> NewEvent:
+        return restore_row(
+            entry,
+            location_id=self.location_id,
+            event_at=event_at,
+            received_at=self.message.received_at,
+            received_ticks=self.message.received_ticks,
+            details={},
+            age_unknown_ms=self.judged.age_unknown_ms,
+        )

@@ -1,0 +1,376 @@
+"""The expressions of the rule language: compiled once to closures, then cheap, bounded and harmless.
+
+The syntax is a small part of Python's, read by Python's own parser (`ast`) and never by its compiler: what is not in
+the tables below does not exist, so an expression reaches nothing but the message. There are no loops except `any`
+and `all` over one list of the message, not nested, so the cost is linear in the message.
+
+    payload.after.data.zones    a path; whatever is missing or of another shape on the way is null
+    topic.camera  topic.all     what the topic pattern captured; the whole topic
+    options.zones               the source's own setting, known when the rule is compiled
+    == != < <= > >= in not in   and or not   a if b else c   any(z in options.zones for z in payload.after.zones)
+
+Comparisons never fail: `<` and its kin read numbers also from text and are false where there is none; a list or an
+object equals nothing. Functions: see `FUNCTIONS`. Pure.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+# Of the decoded payload, the captures of the topic, and the element in hand of `any` or `all`.
+Compiled = Callable[[Any, Mapping[str, str], Any], Any]
+
+MAX_NODES: Final = 200  # of one expression; ours have about 20
+MAX_TEXT: Final = 256  # characters of a text that may name something; longer is no name
+MAX_WORDS: Final = 32  # elements that `words` and `texts` take; a review has a handful of objects
+
+
+class BadExpression(Exception):
+    """Found at load; `str()` says what and where."""
+
+
+def number(value: Any) -> Decimal | int | None:
+    """The number in a number or in a text such as `"0.75"`; None where there is none. True is not a number."""
+    if type(value) is int or (type(value) is Decimal and value.is_finite()):
+        return value
+    if type(value) is float:
+        return Decimal(repr(value)) if value == value and abs(value) != float("inf") else None
+    if type(value) is str and len(value) <= 40:
+        try:
+            read = Decimal(value.strip())
+        except InvalidOperation:
+            return None
+        return read if read.is_finite() else None
+    return None
+
+
+def text(value: Any) -> str | None:
+    """A usable name: 1 to 256 printable characters, blanks at the ends taken off; a number as it was sent."""
+    if type(value) is not str:
+        if type(value) is not int and type(value) is not Decimal:
+            return None
+        try:
+            value = str(value)
+        except ValueError:  # an integer of thousands of digits
+            return None
+    if value.isprintable() and len(value) <= MAX_TEXT:  # the common case; surrogates are not printable
+        return value.strip() or None
+    # Camera ids with invisible characters come from copying out of web pages; they are taken off, not kept as names.
+    shown = "".join(c for c in value[: 4 * MAX_TEXT] if c.isprintable()).strip()
+    return shown if 0 < len(shown) <= MAX_TEXT else None
+
+
+def word(value: Any) -> str | None:
+    """What a value map looks up: `True`, `"ON "` and `1` are written in so many ways that one is needed."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    read = text(value)
+    return None if read is None else read.lower()
+
+
+def texts(value: Any, at_most: int = MAX_WORDS) -> list[str]:
+    """The usable names of a list, at most 32; of a single name, a list of it."""
+    if type(value) is not list:
+        value = [value]
+    elif len(value) > at_most:
+        value = value[:at_most]
+    return [name for element in value if (name := text(element)) is not None]
+
+
+def words(*lists: Any) -> str | None:
+    """Names of all lists as one: sorted, each once, joined by `+`."""
+    found = {name for one in lists if one for name in texts(one)}
+    return "+".join(sorted(found))[:MAX_TEXT] or None
+
+
+def without_suffix(value: Any, suffix: str) -> Any:
+    if type(value) is list:
+        return [e.removesuffix(suffix) if type(e) is str else e for e in value]
+    return value.removesuffix(suffix) if type(value) is str else value
+
+
+def coalesce(*values: Any) -> Any:
+    return next((v for v in values if v is not None), None)
+
+
+def overlaps(left: Any, right: Any) -> bool:
+    """True if the two lists of names have one in common."""
+    return not set(texts(left, 1000)).isdisjoint(texts(right, 1000))
+
+
+FUNCTIONS: Final[Mapping[str, tuple[Callable[..., Any], int, int]]] = {  # with the number of arguments, from and to
+    "coalesce": (coalesce, 1, 8),
+    "number": (number, 1, 1),
+    "overlaps": (overlaps, 2, 2),
+    "text": (text, 1, 1),
+    "texts": (texts, 1, 1),
+    "without_suffix": (without_suffix, 2, 2),
+    "word": (word, 1, 1),
+    "words": (words, 1, 8),
+}
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, (list, dict)) or isinstance(right, (list, dict)):
+        return False
+    return bool(left == right) and (type(left) is bool) == (type(right) is bool)
+
+
+def _unequal(left: Any, right: Any) -> bool:
+    return not _equal(left, right)
+
+
+def _contains(left: Any, right: Any) -> bool:
+    return isinstance(right, (list, tuple)) and not isinstance(left, (list, dict)) and left in right
+
+
+def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def ordered(left: Any, right: Any) -> bool:
+        a, b = number(left), number(right)
+        return a is not None and b is not None and compare(a, b)
+
+    return ordered
+
+
+_COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
+    ast.Eq: _equal,
+    ast.NotEq: _unequal,
+    ast.Lt: _ordered(lambda a, b: a < b),
+    ast.LtE: _ordered(lambda a, b: a <= b),
+    ast.Gt: _ordered(lambda a, b: a > b),
+    ast.GtE: _ordered(lambda a, b: a >= b),
+    ast.In: _contains,
+    ast.NotIn: lambda a, b: not _contains(a, b),
+    ast.Is: _equal,
+    ast.IsNot: _unequal,
+}
+
+
+def compile_expression(source: str, *, captures: frozenset[str], options: Mapping[str, Any]) -> Compiled:
+    """The expression as a function that never raises. Raises BadExpression with what is wrong with it."""
+    return _Compiler(source, captures, options).compiled()
+
+
+def is_constant(compiled: Compiled) -> bool:
+    """True for what does not look at the message, such as a condition on an option that is not set."""
+    return hasattr(compiled, "constant")
+
+
+def _constant(value: Any) -> Compiled:
+    def constant(payload: Any, topic: Mapping[str, str], it: Any) -> Any:
+        return value
+
+    constant.constant = value  # type: ignore[attr-defined]
+    return constant
+
+
+class _Compiler:
+    """One walk over the syntax tree of one expression. Parts that do not look at the message are folded."""
+
+    def __init__(self, source: str, captures: frozenset[str], options: Mapping[str, Any]) -> None:
+        self.source, self.captures, self.options = source, captures, options
+        self.element: str | None = None  # the name that `any` or `all` gives to the element in hand
+
+    def compiled(self) -> Compiled:
+        try:
+            tree = ast.parse(self.source.strip(), mode="eval")
+            if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
+                raise BadExpression(f"longer than {MAX_NODES} parts")
+            return self.visit(tree.body)
+        except SyntaxError as error:
+            raise BadExpression(f"not an expression: {error.msg} at column {error.offset}") from None
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise BadExpression(f"not an expression: {error}") from None
+
+    def refuse(self, node: ast.AST, why: str) -> BadExpression:
+        return BadExpression(f"{why}: `{ast.unparse(node)}`")
+
+    def visit(self, node: ast.expr) -> Compiled:
+        match node:
+            case ast.Constant(value=str() | int() | float() | None as value):
+                return _constant(Decimal(repr(value)) if type(value) is float else value)
+            case ast.Name() | ast.Attribute() | ast.Subscript():
+                return self.path(node)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self.visit(operand)
+                return self.fold(lambda p, t, i: not inner(p, t, i), inner)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+                return _constant(-value if type(value) is int else Decimal(repr(-value)))
+            case ast.BoolOp(op=op, values=values):
+                return self.joined(isinstance(op, ast.And), [self.visit(v) for v in values])
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                condition, yes, no = self.visit(test), self.visit(body), self.visit(orelse)
+                if is_constant(condition):
+                    return yes if condition(None, {}, None) else no
+                return lambda p, t, i: yes(p, t, i) if condition(p, t, i) else no(p, t, i)
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                return self.compared(_COMPARISONS[type(op)], self.visit(left), self.visit(right))
+            case ast.Compare():
+                raise self.refuse(node, "one comparison at a time")
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                parts = [self.visit(e) for e in elements]
+                return self.fold(lambda p, t, i: [part(p, t, i) for part in parts], *parts)
+            case ast.Call(func=ast.Name(id="any" | "all" as name), args=[ast.GeneratorExp() as generator], keywords=[]):
+                return self.quantified(any if name == "any" else all, generator)
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+                return self.called(node, name, arguments)
+        raise self.refuse(node, "not part of the rule language")
+
+    def fold(self, compiled: Compiled, *parts: Compiled) -> Compiled:
+        return _constant(compiled(None, {}, None)) if all(is_constant(p) for p in parts) else compiled
+
+    def joined(self, conjunction: bool, parts: list[Compiled]) -> Compiled:
+        # A constant part either decides (`not options.zones or …` where no zones are set) or can be left out.
+        kept = [p for p in parts if not is_constant(p)]
+        if any(bool(p(None, {}, None)) is not conjunction for p in parts if is_constant(p)):
+            return _constant(not conjunction)
+        if not kept:
+            return _constant(conjunction)
+        if len(kept) == 1:
+            only = kept[0]
+            return lambda p, t, i: bool(only(p, t, i))
+        if len(kept) == 2:
+            first, second = kept
+            if conjunction:
+                return lambda p, t, i: bool(first(p, t, i) and second(p, t, i))
+            return lambda p, t, i: bool(first(p, t, i) or second(p, t, i))
+        quantifier = all if conjunction else any
+        return lambda p, t, i: quantifier(part(p, t, i) for part in kept)
+
+    def compared(self, compare: Callable[[Any, Any], bool], left: Compiled, right: Compiled) -> Compiled:
+        if is_constant(right):
+            value = right(None, {}, None)
+            if type(value) is str and compare is _equal:  # nothing but the same text equals a text
+                return self.fold(lambda p, t, i: left(p, t, i) == value, left)
+            if type(value) is str and compare is _unequal:
+                return self.fold(lambda p, t, i: left(p, t, i) != value, left)
+            return self.fold(lambda p, t, i: compare(left(p, t, i), value), left)
+        return lambda p, t, i: compare(left(p, t, i), right(p, t, i))
+
+    def called(self, node: ast.Call, name: str, arguments: list[ast.expr]) -> Compiled:
+        if name not in FUNCTIONS:
+            raise self.refuse(node, f"no such function; there are {', '.join(sorted([*FUNCTIONS, 'any', 'all']))}")
+        function, least, most = FUNCTIONS[name]
+        if not least <= len(arguments) <= most:
+            raise self.refuse(node, f"{name} takes {least} to {most} arguments")
+        parts = [self.visit(a) for a in arguments]
+        if name == "without_suffix" and not (is_constant(parts[1]) and isinstance(parts[1](None, {}, None), str)):
+            raise self.refuse(node, "the suffix is a text written here")
+        if len(parts) == 1:
+            only = parts[0]
+            return self.fold(lambda p, t, i: function(only(p, t, i)), only)
+        if len(parts) == 2:
+            first, second = parts
+            return self.fold(lambda p, t, i: function(first(p, t, i), second(p, t, i)), first, second)
+        return self.fold(lambda p, t, i: function(*[part(p, t, i) for part in parts]), *parts)
+
+    def quantified(self, quantifier: Callable[[Any], bool], node: ast.GeneratorExp) -> Compiled:
+        match node.generators:
+            case [ast.comprehension(target=ast.Name(id=name), iter=iterated, ifs=[], is_async=0)]:
+                pass
+            case _:
+                raise self.refuse(node, "write `any(x … for x in a.list)`")
+        if self.element is not None:
+            raise self.refuse(node, "any and all cannot be nested")
+        over = self.visit(iterated)
+        self.element = name
+        test = self.visit(node.elt)
+        self.element = None
+
+        def run(p: Any, t: Mapping[str, str], _: Any) -> bool:
+            elements = over(p, t, None)
+            return isinstance(elements, list) and quantifier(test(p, t, e) for e in elements)
+
+        return run
+
+    def path(self, node: ast.expr) -> Compiled:
+        keys: list[str | int] = []
+        inner = node
+        while not isinstance(inner, ast.Name):
+            match inner:
+                case ast.Attribute(value=value, attr=key):
+                    keys.append(key)
+                case ast.Subscript(value=value, slice=ast.Constant(value=str() | int() as key)) if key is not True:
+                    keys.append(key)
+                case _:
+                    raise self.refuse(node, "not part of the rule language")
+            inner = value
+        keys.reverse()
+        if inner.id == self.element:
+            return _walk(keys, of_element=True)
+        if inner.id == "payload":
+            return _walk(keys, of_element=False)
+        if inner.id == "topic":
+            match keys:
+                case [str() as name] if name in self.captures or name == "all":
+                    return lambda p, t, i: t.get(name)
+            raise self.refuse(node, f"the topic has {', '.join(sorted([*self.captures, 'all']))}")
+        if inner.id == "options":
+            match keys:
+                case [str() as name] if name in self.options:
+                    option = self.options[name]
+                    return _constant(list(option) if isinstance(option, tuple) else option)
+            raise self.refuse(node, f"the options are {', '.join(sorted(self.options)) or 'none'}")
+        raise self.refuse(node, "starts with none of payload, topic, options")
+
+
+def _walk(keys: list[str | int], *, of_element: bool) -> Compiled:
+    follow = _by_index(tuple(keys)) if any(type(key) is int for key in keys) else _by_name(tuple(keys))
+    if of_element:
+        return lambda p, t, i: follow(i, t, None)
+    return follow
+
+
+def _by_index(keys: tuple[str | int, ...]) -> Compiled:
+    def follow(p: Any, t: Mapping[str, str], i: Any) -> Any:
+        for key in keys:
+            if type(p) is dict:
+                p = p.get(key)
+            elif type(p) is list and type(key) is int and key < len(p):
+                p = p[key]
+            else:
+                return None
+        return p
+
+    return follow
+
+
+def _by_name(keys: tuple[Any, ...]) -> Compiled:
+    # Written out for the usual lengths: paths are most of what a rule does. A name looked up in anything but an
+    # object raises TypeError, in an object that lacks it KeyError.
+    match keys:
+        case ():
+            return lambda p, t, i: p
+        case (a, b):
+
+            def two(p: Any, t: Mapping[str, str], i: Any) -> Any:
+                try:
+                    return p[a][b]
+                except (KeyError, TypeError):
+                    return None
+
+            return two
+        case (a, b, c):
+
+            def three(p: Any, t: Mapping[str, str], i: Any) -> Any:
+                try:
+                    return p[a][b][c]
+                except (KeyError, TypeError):
+                    return None
+
+            return three
+
+    def follow(p: Any, t: Mapping[str, str], i: Any) -> Any:
+        try:
+            for key in keys:
+                p = p[key]
+            return p
+        except (KeyError, TypeError):
+            return None
+
+    return follow

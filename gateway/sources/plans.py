@@ -1,0 +1,93 @@
+"""Which configured camera a reading is about, and what holds for what has no camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from zoneinfo import ZoneInfo
+
+from gateway.config import Settings
+from gateway.sources.families import UnknownFamily, load_family, names
+from gateway.sources.rows import Plan
+from gateway.sources.rules import BadSource, CompiledSource
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """For the recorder itself, or a panel: the defaults, and the source's or the site's camera_id, if any."""
+
+    table: None
+    camera_id: str | None
+    recorder_id: str | None
+    signal: bool
+    snapshots: int
+    short_mp4: bool
+    event_mp4: bool
+    hold_off: float | None
+    send_restore: bool
+    short_before: float
+    short_after: float
+    clip_before: float
+    clip_after: float
+    max_open: float
+    trouble_delay: float
+    dedupe_window: float
+
+
+class Plans:
+    """All plans of a configuration, looked up by what the equipment says."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._of_source: dict[tuple[str, str], Plan] = {}
+        self._of_any: dict[str, Plan] = {}
+        for camera in settings.cameras_resolved().values():
+            if camera.source is None:
+                self._of_any[camera.name] = camera
+            else:
+                self._of_source[camera.source, camera.name] = camera
+        shared = settings.defaults.model_dump()
+        self._of_site: dict[str, Plan] = {
+            table: SitePlan(
+                table=None,
+                camera_id=source.camera_id or settings.site.camera_id,
+                recorder_id=source.recorder_id or settings.site.recorder_id,
+                **{key: shared[key] for key in SitePlan.__dataclass_fields__ if key in shared},
+            )
+            for table, source in settings.sources.items()
+        }
+
+    def find(self, source: str, camera: str | None) -> Plan | None:
+        """None: a camera that nobody configured."""
+        if camera is None:
+            return self._of_site.get(source)
+        return self._of_source.get((source, camera)) or self._of_any.get(camera)
+
+
+def compile_sources(settings: Settings) -> dict[str, CompiledSource]:
+    """Every configured source, ready to read. Raises BadSource, whose key is the one in the file."""
+    zone = ZoneInfo(settings.site.timezone) if settings.site.timezone else _zone_of_machine()
+    compiled = {}
+    for table, source in settings.sources.items():
+        try:
+            compiled[table] = load_family(source.family).compile_source(table, source, zone)
+        except BadSource as error:
+            raise BadSource(f"sources.{table}.{error.key}", error.why) from None
+        except UnknownFamily:
+            raise BadSource(f"sources.{table}.family", f"unknown family; known are {', '.join(names())}") from None
+    return compiled
+
+
+def _zone_of_machine() -> tzinfo:
+    # localtime(5): the file is the zone with its changes over the year; an offset taken now would not be.
+    try:
+        with open("/etc/localtime", "rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
+
+
+def filters_of(settings: Settings) -> list[tuple[str, int]]:
+    """Topic filters of all sources with their MQTT 5 retain handling: exactly what the rules need."""
+    return [
+        pair for source in settings.sources.values() for pair in load_family(source.family).filters(source)
+    ]

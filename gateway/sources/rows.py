@@ -1,0 +1,229 @@
+"""From a reading to the rows that the outbox takes: identity, pictures wanted, restores. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from gateway.model import (
+    EventStatus,
+    EventType,
+    MediaKind,
+    MediaWanted,
+    Message,
+    NewEvent,
+    Reading,
+    derive_event_id,
+)
+from gateway.sources.memory import Changes, Entry
+from gateway.sources.times import Judged
+from gateway.states import EventState
+
+# Between the snapshots of one alarm: near enough to show the same person, far enough to show another picture.
+SNAPSHOT_STEP_MS: Final = 2000
+
+
+class Plan(Protocol):
+    """What is configured for a camera (`gateway.config.ResolvedCamera`), or for what has none (`plans.SitePlan`)."""
+
+    @property
+    def table(self) -> str | None: ...
+    @property
+    def camera_id(self) -> str | None: ...
+    @property
+    def recorder_id(self) -> str | None: ...
+    @property
+    def signal(self) -> bool: ...
+    @property
+    def snapshots(self) -> int: ...
+    @property
+    def short_mp4(self) -> bool: ...
+    @property
+    def event_mp4(self) -> bool: ...
+    @property
+    def hold_off(self) -> float | None: ...
+    @property
+    def send_restore(self) -> bool: ...
+    @property
+    def short_before(self) -> float: ...
+    @property
+    def short_after(self) -> float: ...
+    @property
+    def clip_before(self) -> float: ...
+    @property
+    def clip_after(self) -> float: ...
+    @property
+    def max_open(self) -> float: ...
+    @property
+    def trouble_delay(self) -> float: ...
+    @property
+    def dedupe_window(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one message, or the passing of time, comes to: rows and changes of memory, for one commit."""
+
+    outcome: str  # stored, closing, ignored, duplicate, unmapped
+    reason: str | None = None
+    events: tuple[NewEvent, ...] = ()
+    memory: Changes = field(default_factory=dict)
+
+
+def milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def identify(
+    reading: Reading, message: Message, window_ms: int, memory: Mapping[str, Entry], location_id: str
+) -> tuple[str, Changes]:
+    """The event id of a beginning, and what has to be remembered for it to be the only one.
+
+    The equipment's id with its start as sent says it all. An id alone counts for `dedupe_window`. A time alone
+    belongs to what it is the time of. With neither, every occurrence is its own: equal bytes are not the same alarm.
+    """
+    parts = (location_id, reading.source, reading.camera or "")
+    if reading.source_id is not None and reading.started is not None:
+        return derive_event_id(*parts, "id", reading.source_id, reading.started), {}
+    if reading.source_id is not None:
+        window = str(message.received_at // max(window_ms, 1))
+        return derive_event_id(*parts, "id in", reading.source_id, window), {}
+    if reading.started is not None:
+        return derive_event_id(*parts, "time", reading.state_key, reading.started), {}
+    serial = memory.get("serial", {"n": 0})["n"] + 1
+    receipt = (str(message.received_at), message.digest().hex(), str(serial))
+    return derive_event_id(*parts, "receipt", reading.state_key, *receipt), {"serial": {"what": "serial", "n": serial}}
+
+
+def restore_id(begin: str) -> str:
+    """An end has its own id, and there is one end to a beginning."""
+    return derive_event_id(begin, EventStatus.INACTIVE)
+
+
+def unmapped_reason(reading: Reading) -> str:
+    table = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in reading.camera or "") or "camera"
+    stanza = f'[cameras.{table}]\ncamera_id = "…"'
+    if table != reading.camera:
+        stanza += f"\nname = {json.dumps(reading.camera, ensure_ascii=False)}"
+    return f"no camera of the configuration is called {reading.camera!r}; to receive its alarms, add\n{stanza}"
+
+
+def begin_row(
+    reading: Reading,
+    message: Message,
+    plan: Plan | None,
+    judged: Judged,
+    *,
+    event_id: str,
+    state: EventState,
+    reason: str | None,
+    location_id: str,
+    details: Mapping[str, Any],
+    clock_offset: int | None,
+) -> NewEvent:
+    wanted: tuple[MediaWanted, ...] = ()
+    if plan is not None and state is EventState.PENDING and reading.event_type is EventType.ALARM:
+        wanted = media_wanted(plan, reading.media, judged.event_at, clock_offset)
+    return NewEvent(
+        event_id=event_id,
+        state=state,
+        event_type=reading.event_type,
+        event_status=EventStatus.ACTIVE,
+        source=reading.source,
+        camera=None if plan is None else plan.table,
+        source_camera=reading.camera,
+        location_id=location_id,
+        recorder_id=None if plan is None else plan.recorder_id,
+        camera_id=None if plan is None else plan.camera_id,
+        signal=True if plan is None else plan.signal,
+        event_at=judged.event_at,
+        received_at=message.received_at,
+        received_ticks=message.received_ticks,
+        source_id=reading.source_id,
+        state_key=reading.state_key,
+        kind=reading.kind,
+        reason=reason,
+        topic=message.topic,
+        age_unknown_ms=judged.age_unknown_ms,
+        details=details,
+        media=wanted,
+    )
+
+
+def media_wanted(
+    plan: Plan, recipe: Mapping[str, Any], event_at: int, clock_offset: int | None
+) -> tuple[MediaWanted, ...]:
+    if not recipe:
+        return ()
+    if clock_offset:
+        # The equipment's clock is known to be wrong by so much: where pictures go by time, its time is ours less this.
+        recipe = {**recipe, "clock_offset_ms": clock_offset}
+    wanted = []
+    for seq in range(plan.snapshots):
+        at = event_at + seq * SNAPSHOT_STEP_MS
+        wanted.append(MediaWanted(MediaKind.SNAPSHOT, seq, at, at, recipe))
+    for kind, on, before, after in (
+        (MediaKind.SHORT_MP4, plan.short_mp4, plan.short_before, plan.short_after),
+        (MediaKind.EVENT_MP4, plan.event_mp4, plan.clip_before, plan.clip_after),
+    ):
+        if on:
+            window = event_at - milliseconds(before), event_at + milliseconds(after)
+            wanted.append(MediaWanted(kind, 0, *window, recipe))
+    return tuple(wanted)
+
+
+def remembered(row: NewEvent) -> dict[str, Any]:
+    """What an end needs of its beginning: complete as resolved at receipt, whatever is configured by then."""
+    return {
+        "event_id": row.event_id,
+        "state": str(row.state),
+        "type": str(row.event_type),
+        "source": row.source,
+        "camera": row.camera,
+        "source_camera": row.source_camera,
+        "recorder_id": row.recorder_id,
+        "camera_id": row.camera_id,
+        "signal": row.signal,
+        "at": row.event_at,
+        "id": row.source_id,
+        "state_key": row.state_key,
+        "kind": row.kind,
+        "topic": row.topic,
+    }
+
+
+def restore_row(
+    begin: Entry,
+    *,
+    location_id: str,
+    event_at: int,
+    received_at: int,
+    received_ticks: int,
+    details: Mapping[str, Any],
+    age_unknown_ms: int | None = None,
+) -> NewEvent:
+    return NewEvent(
+        event_id=restore_id(begin["event_id"]),
+        state=EventState.PENDING,
+        event_type=EventType(begin["type"]),
+        event_status=EventStatus.INACTIVE,
+        source=begin["source"],
+        camera=begin["camera"],
+        source_camera=begin["source_camera"],
+        location_id=location_id,
+        recorder_id=begin["recorder_id"],
+        camera_id=begin["camera_id"],
+        signal=begin["signal"],
+        event_at=max(event_at, begin["at"]),
+        received_at=received_at,
+        received_ticks=received_ticks,
+        source_id=begin["id"],
+        state_key=begin["state_key"],
+        kind=begin["kind"],
+        follows=begin["event_id"],
+        topic=begin["topic"],
+        age_unknown_ms=age_unknown_ms,
+        details=details,
+    )

@@ -1,0 +1,100 @@
+"""The times that equipment writes -> wall milliseconds, and which of two clocks to believe. Pure.
+
+Milliseconds are cut off, never rounded, so that an event is never dated after what was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any, Final
+
+FORMATS: Final = ("unix", "unix_ms", "iso8601")
+
+# CHeKT Event API v0.8 suggests the time of receipt when the source's clock is off by more than 5 minutes (Q20).
+SKEW_LIMIT_MS: Final = 5 * 60 * 1000
+
+_EARLIEST_MS: Final = 0
+_LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01; a unix time in milliseconds read as seconds lies far beyond
+
+
+def read_time(value: Any, formats: Sequence[str], zone: tzinfo) -> int | None:
+    """The first format that fits decides; None for what is no time between 1970 and 2100. `zone` is for local times."""
+    for name in formats:
+        read = _iso8601(value, zone) if name == "iso8601" else _unix(value, 1000 if name == "unix" else 1)
+        if read is not None and _EARLIEST_MS < read < _LATEST_MS:
+            return read
+    return None
+
+
+def _unix(value: Any, factor: int) -> int | None:
+    if type(value) is str:
+        # Some publishers quote their numbers. Plain digits only: no exponents, signs or underscores.
+        whole, _, fraction = value.partition(".")
+        if not (0 < len(whole) <= 15 and len(fraction) <= 20 and (whole + fraction).isdecimal() and value.isascii()):
+            return None
+        value = Decimal(value)
+    if type(value) is not int and type(value) is not Decimal:
+        return None
+    return int(value * factor) if 0 <= value < _LATEST_MS else None
+
+
+def _iso8601(value: Any, zone: tzinfo) -> int | None:
+    if type(value) is not str or len(value) > 40:
+        return None
+    try:
+        read = datetime.fromisoformat(value.strip())
+        if read.tzinfo is None:
+            read = read.replace(tzinfo=zone)
+        return (read - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """When an event happened, and what is known about that."""
+
+    event_at: int
+    shift: int  # what was added to the equipment's time; its other times take the same
+    device_time: int | None  # the equipment's own time where it was not believed
+    offset: int | None  # of the equipment's clock, where this message tells it: to remember
+    age_unknown_ms: int | None
+
+
+def judge_time(
+    event_at: int | None,
+    sent_at: int | None,
+    *,
+    received_at: int,
+    waited_ms: int | None,
+    offset: int | None,
+) -> Judged:
+    """Which clock to believe.
+
+    Live (`waited_ms` None): an equipment time further than the limit from the receipt, on either side, is replaced by
+    the receipt. That covers a wrong clock, and also an alarm that grew out of something older: a review that becomes
+    an alert after ten minutes is an alarm of now, and its pictures are those of now. `sent_at`, the equipment's
+    clock when it sent this, tells the offset of that clock, which corrects messages that waited in the broker: of
+    those the receipt says nothing, except that nothing happens after it. Without an offset their age is unknown,
+    at most `waited_ms`.
+    """
+    if waited_ms is None:
+        learnt = None
+        if sent_at is not None:
+            off = received_at - sent_at
+            learnt = 0 if abs(off) <= SKEW_LIMIT_MS else off
+        if event_at is None:
+            return Judged(received_at, 0, None, learnt, None)
+        off = received_at - event_at
+        if abs(off) <= SKEW_LIMIT_MS:
+            return Judged(event_at, 0, None, learnt, None)
+        return Judged(received_at, off, event_at, learnt, None)
+    if event_at is None:
+        return Judged(received_at, 0, None, None, waited_ms)
+    shift = offset or 0
+    if event_at + shift > received_at + SKEW_LIMIT_MS:
+        return Judged(received_at, received_at - event_at, event_at, None, waited_ms)
+    return Judged(event_at + shift, shift, event_at if shift else None, None, waited_ms if offset is None else None)

@@ -1,0 +1,165 @@
+"""Troubles: availability of recorders and cameras -> events, with a delay, and with a restore for every trouble sent.
+
+A trouble is sent after it has lasted for `trouble_delay` without a word to the contrary: bridges say `offline` at each
+start, cameras reboot. While a recorder itself is in trouble, those of its cameras are not news; they wait until it is
+back and has had the delay to speak for them. A trouble that was sent is restored when the equipment says so, never by
+a timer, whatever `send_restore` says. Without a camera_id to report it under, a trouble stays local: remembered, for
+`status` to show. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gateway.model import EventStatus, EventType, Message, NewEvent, Reading
+from gateway.sources.memory import Changes, Entry, Memory
+from gateway.sources.rows import Decision, Plan, begin_row, identify, milliseconds, remembered, restore_row
+from gateway.sources.times import Judged
+from gateway.states import EventState
+
+
+def trouble_key(reading: Reading) -> str:
+    return f"trouble/{reading.source}/{reading.state_key}"
+
+
+def decide_trouble(
+    reading: Reading,
+    message: Message,
+    plan: Plan | None,
+    memory: Mapping[str, Entry],
+    judged: Judged,
+    *,
+    location_id: str,
+) -> Decision:
+    key = trouble_key(reading)
+    entry = memory.get(key)
+    if reading.event_status is EventStatus.INACTIVE:
+        if entry is None:
+            return Decision("ignored", "no trouble is open")
+        return _good(key, entry, message, memory, judged, location_id)
+    if entry is not None:
+        return Decision("ignored", "this trouble is known")
+    if plan is None:
+        return Decision("ignored", f"camera {reading.camera!r} is not configured: its troubles are not reported")
+    event_id, changes = identify(reading, message, milliseconds(plan.dedupe_window), memory, location_id)
+    row = begin_row(
+        reading,
+        message,
+        plan,
+        judged,
+        event_id=event_id,
+        state=EventState.PENDING,
+        reason=None,
+        location_id=location_id,
+        details=reading.details,
+        clock_offset=None,
+    )
+    delay = milliseconds(plan.trouble_delay)
+    changes[key] = {
+        **remembered(row),
+        "what": "trouble",
+        "due": message.received_ticks + delay,
+        "delay": delay,
+        "open": False,
+        "received_at": message.received_at,
+        "age_unknown_ms": row.age_unknown_ms,
+        "details": dict(row.details),
+    }
+    waiting = f"becomes a trouble if it lasts for {plan.trouble_delay:g} s"
+    if row.camera_id is None:
+        waiting = f"local only: no camera_id configured for {reading.camera or reading.source}"
+    if delay == 0:
+        opened = open_due(key, changes[key] or {}, memory, message.received_ticks, location_id)
+        return replace(opened, memory={**changes, **opened.memory})
+    return Decision("ignored", waiting, memory=changes)
+
+
+def _good(
+    key: str, entry: Entry, message: Message, memory: Mapping[str, Entry], judged: Judged, location_id: str
+) -> Decision:
+    changes: Changes = {key: None}
+    if entry["source_camera"] is None:
+        changes |= postponed(memory, message.received_ticks, entry["source"])
+        changes[key] = None
+    if not entry["open"]:
+        return Decision("closing", "over before it became a trouble", memory=changes)
+    if entry["camera_id"] is None:
+        return Decision("closing", "a local trouble is over", memory=changes)
+    restore = restore_row(
+        entry,
+        location_id=location_id,
+        event_at=judged.event_at,
+        received_at=message.received_at,
+        received_ticks=message.received_ticks,
+        details={},
+        age_unknown_ms=judged.age_unknown_ms,
+    )
+    return Decision("stored", None, (restore,), changes)
+
+
+def open_due(key: str, entry: Entry, memory: Mapping[str, Entry], now_ticks: int, location_id: str) -> Decision:
+    """The trouble has lasted for its delay: it is sent, unless the recorder's own trouble explains it."""
+    if entry["source_camera"] is not None and _recorder_is_away(memory, entry["source"]):
+        later = {**entry, "due": now_ticks + max(entry["delay"], 1000)}
+        return Decision("ignored", "the recorder itself is in trouble", memory={key: later})
+    changes: Changes = {key: {**entry, "due": None, "open": True}}
+    if entry["camera_id"] is None:
+        reason = f"local only: no camera_id configured for {entry['source_camera'] or entry['source']}"
+        return Decision("ignored", reason, memory=changes)
+    row = NewEvent(
+        event_id=entry["event_id"],
+        state=EventState.PENDING,
+        event_type=EventType.TROUBLE,
+        event_status=EventStatus.ACTIVE,
+        source=entry["source"],
+        camera=entry["camera"],
+        source_camera=entry["source_camera"],
+        location_id=location_id,
+        recorder_id=entry["recorder_id"],
+        camera_id=entry["camera_id"],
+        signal=entry["signal"],
+        event_at=entry["at"],
+        received_at=entry["received_at"],
+        received_ticks=now_ticks,
+        source_id=entry["id"],
+        state_key=entry["state_key"],
+        kind=entry["kind"],
+        topic=entry["topic"],
+        age_unknown_ms=entry["age_unknown_ms"],
+        details=entry["details"],
+    )
+    return Decision("stored", None, (row,), changes)
+
+
+def _recorder_is_away(memory: Mapping[str, Entry], source: str) -> bool:
+    return any(e["what"] == "trouble" and e["source"] == source and e["source_camera"] is None for e in memory.values())
+
+
+def postponed(memory: Mapping[str, Entry], now_ticks: int, source: str | None = None) -> Changes:
+    """Troubles that have not been sent start their delay anew.
+
+    For the times after a silence: a start of the gateway, a new connection, a recorder that is back. What was heard
+    before may be over by now, and the equipment has not been heard yet.
+    """
+    return {
+        key: {**entry, "due": now_ticks + entry["delay"]}
+        for key, entry in memory.items()
+        if entry["what"] == "trouble" and not entry["open"] and source in (None, entry["source"])
+    }
+
+
+def open_troubles(memory: Memory) -> list[dict[str, Any]]:
+    """For `status`: what is wrong now, also what stays local."""
+    return [
+        {
+            "source": e["source"],
+            "camera": e["camera"],
+            "kind": e["kind"],
+            "since_at": e["at"],
+            "local": e["camera_id"] is None,
+        }
+        for e in memory.values()
+        if e["what"] == "trouble" and e["open"]
+    ]

@@ -1,0 +1,179 @@
+"""What is written twice is compared: the design document, the README, the schema, the locks, and the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from gateway.cli import COMMANDS
+from gateway.states import ENTRANCES, EVENT_TRANSITIONS, MEDIA_TRANSITIONS, EventState, MediaState
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "gateway"
+DESIGN = (PACKAGE / "DESIGN.md").read_text()
+README = (ROOT / "README.md").read_text()
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def section(document: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its kind."""
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", document, re.DOTALL | re.MULTILINE)
+    assert found, f"there is no section {heading!r}"
+    return found[1]
+
+
+# --- states ---
+
+
+def diagrams() -> list[str]:
+    return re.findall(r"```mermaid\n(.*?)```", section(DESIGN, "States"), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("diagram", "transitions", "entrances"),
+    [(0, EVENT_TRANSITIONS, ENTRANCES), (1, MEDIA_TRANSITIONS, frozenset({MediaState.WAITING}))],
+    ids=["events", "media"],
+)
+def test_the_diagrams_of_the_design_are_the_tables_of_the_code(
+    diagram: int, transitions: Mapping[StrEnum, Mapping[StrEnum, str]], entrances: frozenset[StrEnum]
+) -> None:
+    drawn = re.findall(r"^ *(\S+) --> (\w+)(?:: (.*))?$", diagrams()[diagram], re.MULTILINE)
+    assert {target for source, target, _ in drawn if source == "[*]"} == {str(state) for state in entrances}
+    assert {(source, target): why for source, target, why in drawn if source != "[*]"} == {
+        (str(source), str(target)): why for source, targets in transitions.items() for target, why in targets.items()
+    }
+
+
+@pytest.mark.parametrize("states", [EventState, MediaState])
+def test_the_schema_knows_the_states_of_the_code_and_no_other(states: type[StrEnum]) -> None:
+    schema = (PACKAGE / "outbox" / "schema.sql").read_text()
+    checked = [set(re.findall(r"'(\w+)'", words)) for words in re.findall(r"CHECK \(state IN \(([^)]*)\)\)", schema)]
+    assert {str(state) for state in states} in checked
+
+
+# --- the log ---
+
+
+def parsed_sources() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, ast.parse(path.read_text())
+
+
+def log_names() -> set[str]:
+    """Every name that the code can log: the first argument of a logger's call, and both of `Repeated`."""
+    names: set[str] = set()
+    for path, module in parsed_sources():
+        for call in ast.walk(module):
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            if isinstance(call.func, ast.Name) and call.func.id == "Repeated":
+                names |= {ast.literal_eval(argument) for argument in call.args[:2]}
+            elif (
+                isinstance(call.func, ast.Attribute)
+                and call.func.attr in ("debug", "info", "warning", "error", "exception", "critical")
+                and isinstance(call.func.value, (ast.Name, ast.Attribute))
+                and ast.unparse(call.func.value).removeprefix("self.") in ("log", "_log")
+                and path.name != "repeated.py"
+            ):
+                names |= set(said(call.args[0]))
+    return names
+
+
+def said(argument: ast.expr) -> Iterator[str]:
+    match argument:
+        case ast.Constant(value=str(name)):
+            yield name
+        case ast.IfExp(body=one, orelse=other):
+            yield from said(one)
+            yield from said(other)
+        case _:
+            raise AssertionError(f"the name of a log line must stand where it is logged: {ast.unparse(argument)}")
+
+
+def test_the_log_speaks_in_past_tense_facts() -> None:
+    assert {name for name in log_names() if not re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", name)} == set()
+
+
+def test_every_line_of_the_log_is_explained_in_the_design_and_no_other() -> None:
+    explained = re.findall(r"^\| `(\w+)` \|", section(DESIGN, "What the log says"), re.MULTILINE)
+    assert len(explained) == len(set(explained))
+    assert set(explained) == log_names()
+
+
+# --- assumptions ---
+
+
+def test_every_assumption_is_a_question_of_the_design() -> None:
+    """`ASSUMED: Q7`: what the vendor has not said, and what we take until he does."""
+    asked = {int(number) for number in re.findall(r"\bQ(\d+)\b", section(DESIGN, "Questions to the vendor"))}
+    assumed = {int(number) for path in PACKAGE.rglob("*.py") for number in re.findall(r"\bQ(\d+)\b", path.read_text())}
+    assert assumed - asked == set()
+
+
+# --- the README ---
+
+
+def test_every_command_that_the_readme_shows_exists() -> None:
+    shown = set(re.findall(r"\bchekt-gateway ([a-z-]+)", README)) - {"COMMAND"}
+    assert shown <= {*COMMANDS, *subjects_of_other_programs()}
+    assert {"check", "status", "events", "trace", "retry", "explain", "families"} <= shown
+
+
+def subjects_of_other_programs() -> set[str]:
+    """Words that follow our name where it is the unit's, not the command's: `journalctl -u chekt-gateway …`."""
+    return set(re.findall(r"(?:journalctl -u|systemctl \S+(?: --now)?) chekt-gateway ([a-z-]+)", README))
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    named = re.findall(r"(?<![\w/-])(?:scripts|systemd|requirements|config|gateway)/[\w.@-]+", README)
+    linked = re.findall(r"\]\(([\w/.]+)\)", README)
+    assert [name for name in {*named, *linked} if not (ROOT / name).exists()] == []
+
+
+# --- dependencies ---
+
+
+def direct_dependencies() -> list[Requirement]:
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(text) for texts in [project["dependencies"], *extras] for text in texts]
+
+
+def pins(lock: str) -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9._-]+)==(\S+) \\$", (ROOT / "requirements" / lock).read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+def test_every_dependency_has_its_reason_in_the_design() -> None:
+    reasons = {canonicalize_name(name) for name in re.findall(r"^\| `([\w-]+)` \|", DESIGN, re.MULTILINE)}
+    assert {wanted.name for wanted in direct_dependencies() if canonicalize_name(wanted.name) not in reasons} == set()
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    """Changed pyproject.toml? Run scripts/lock."""
+    pinned = pins("develop.txt")
+    for wanted in direct_dependencies():
+        assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), wanted
+    for lock in ("run.txt", "demo.txt"):
+        assert pins(lock).items() <= pinned.items()
+    assert {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]} <= pins(
+        "run.txt"
+    ).keys()
+
+
+def test_the_locks_name_no_place_of_the_machine_that_made_them() -> None:
+    for lock in ("run.txt", "demo.txt", "develop.txt"):
+        text = (ROOT / "requirements" / lock).read_text()
+        assert "://" not in text
+        assert not re.search(r"(?m)^--|\s/\w", text)
+        unhashed = re.findall(r"^[\w.-]+==\S+ \\\n(?!    --hash=sha256:)", text, re.MULTILINE)
+        assert unhashed == []

@@ -137,7 +137,8 @@ class Capture:
             self._store_refuses.again(now, reason=str(fault))
             self._look_again_at(now + STORE_RETRY_MS)
             return False
-        self._store_refuses.over(now)
+        if not self._held:
+            self._store_refuses.over(now)
         started = False
         for media in due:
             not_before = self._not_before(media, now)
@@ -146,7 +147,6 @@ class Capture:
                 continue
             lanes = self._lanes_of(media)
             if self._crew.has_room(lanes):
-                self._held.pop(media.id, None)
                 self._crew.start(group, media.id, lanes, self._contained(media))
                 started = True
         return started
@@ -162,7 +162,7 @@ class Capture:
     def _not_before(self, media: Media, now: int) -> int:
         """Ticks. Waiting needs no write: the row is looked at again, and with it the slot that it may have got."""
         recorder = self.recorders.get(media.source)
-        if media.id in self._held:
+        if now < self._held.get(media.id, now):
             return self._held[media.id]
         if recorder is None:
             return now
@@ -194,6 +194,7 @@ class Capture:
         """One row. Whatever goes wrong with it puts off this row only."""
         try:
             await self._fetch(media)
+            self._held.pop(media.id, None)
         except StoreError as fault:
             self._store_refuses.again(self._clock.ticks_ms(), reason=str(fault))
             self._hold(media, STORE_RETRY_MS)

@@ -184,7 +184,7 @@ class Delivery:
             second = await self._token()
             if isinstance(second, Answer):
                 return replace(second, written=True)  # the 401 has shown the bytes to the cloud: they stay
-            answer = await self._post(claimed, second)
+            answer = replace(await self._post(claimed, second), written=True)
         return answer
 
     async def _token(self) -> str | Answer:

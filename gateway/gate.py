@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.model import Event
+from gateway.pace import FRESH_SHARE, Pace
 from gateway.retry import HELD_RETRY_MS, LONGEST_WAIT_MS, Answer, Policy, Rate, Verdict, half_jitter_ms
 
 FIRST_PAUSE_MS: Final = 60_000  # credentials are mended by people: a minute is soon enough
@@ -22,11 +23,6 @@ ALL_REFUSED: Final = 3  # different events refused in a row, none accepted: it i
 FAILING: Final = 3  # failures in a row before fewer requests at a time go out
 OUTAGE_MS: Final = 10_000  # a shorter failure leaves no backlog worth spreading
 WAKE_EVERY_MS: Final = 5_000  # a cloud that fails every other time must not be asked twice as often for it
-THROTTLED_PER_MINUTE: Final = 60.0  # the portal's smallest tier; the start after a 429 that names no rate
-SLOWEST_PER_MINUTE: Final = 6.0
-FREE_AGAIN_PER_MINUTE: Final = 600.0  # a learned rate that has recovered to this is forgotten
-FORGET_RATE_MS: Final = LONGEST_WAIT_MS  # also without traffic: a quiet site would look slowed down for days
-FRESH_SHARE: Final = 5  # one in five is kept free for fresh alarms
 EVERYTHING: Final = "*"  # the scope of a hold
 
 
@@ -114,11 +110,8 @@ class Gate:
         self.pauses = Pauses([(begin, end) for begin, end in pauses])
         self.last_accepted: int | None = None
         self._in_flight: dict[str, str] = {}  # event_id -> lane
-        self._tokens_at = ticks
-        self._learned: float | None = None  # requests a minute
-        self._tokens = self._capacity() or 0.0
+        self._pace = Pace(policy.max_per_minute, policy.parallel, ticks)
         self._throttled = 0  # 429s in a row
-        self._throttled_at = ticks
         self._throttled_said = False
         self._not_before = ticks
         self._backlog_not_before = ticks + int(policy.drain_jitter_ms * jitter)
@@ -162,20 +155,17 @@ class Gate:
         fresh_only = ticks < backlog_at
         if fresh_only:
             changes.append(backlog_at)
-        if self._learned is not None and ticks - self._throttled_at >= FORGET_RATE_MS:
-            self._learned = None
-        capacity = self._capacity()
-        if capacity is not None:
-            self._refill(ticks)
-            reserve = capacity / FRESH_SHARE
-            if self._tokens < 1.0:
-                return Allowance(0, False, held, ticks + self._wait_for(1.0), "the rate is used up")
-            if self._tokens < 1.0 + reserve:
+        paced = self._pace.tokens(ticks)
+        if paced is not None:
+            tokens, reserve = paced
+            if tokens < 1.0:
+                return Allowance(0, False, held, ticks + self._pace.wait_for(1.0), "the rate is used up")
+            if tokens < 1.0 + reserve:
                 fresh_only, why = True, "the rest of the rate is for fresh alarms"
-                changes.append(ticks + self._wait_for(1.0 + reserve))
-                limit = min(limit, int(self._tokens))
+                changes.append(ticks + self._pace.wait_for(1.0 + reserve))
+                limit = min(limit, int(tokens))
             else:
-                limit = min(limit, max(1, int(self._tokens - reserve)))
+                limit = min(limit, max(1, int(tokens - reserve)))
         return Allowance(limit, fresh_only, held, min(changes, default=None), why)
 
     def sent(self, event: Event, ticks: int) -> None:
@@ -190,9 +180,7 @@ class Gate:
 
     def spend(self, ticks: int) -> None:
         """A request that counts for the rate without being an event: a callback (CHeKT portal, "Rate limits")."""
-        if self._capacity() is not None:
-            self._refill(ticks)
-            self._tokens = max(-float(self.policy.parallel), self._tokens - 1.0)
+        self._pace.spend(ticks)
 
     def try_now(self, ticks: int) -> None:
         """A person has changed something (new key, new configuration): pauses and holds may be tried at once."""
@@ -267,8 +255,8 @@ class Gate:
             found.append(Condition("degraded", "somebody other than CHeKT answers at the cloud's address"))
         if self._failures >= FAILING:
             found.append(Condition("degraded", "the cloud does not answer"))
-        if self._learned is not None:
-            found.append(Condition("degraded", f"the cloud allows about {self._learned:.0f} requests a minute"))
+        if self._pace.learned is not None:
+            found.append(Condition("degraded", f"the cloud allows about {self._pace.learned:.0f} requests a minute"))
         return tuple(found)
 
     @property
@@ -306,12 +294,8 @@ class Gate:
             elif scope == EVERYTHING:
                 self._pauses_over(ticks)
         self._throttled = 0
-        if self._learned is not None:
-            self._refill(ticks)
-            self._learned *= 1.05
-            if self._learned >= FREE_AGAIN_PER_MINUTE:
-                self._learned = None
-        if self._throttled_said and self._learned is None:
+        self._pace.accepted(ticks)
+        if self._throttled_said and self._pace.learned is None:
             self._throttled_said = False
             said.append(Notice("cloud_unthrottled", "info"))
 
@@ -375,16 +359,9 @@ class Gate:
             hold.probe_at = max(hold.probe_at, ticks + wait) if answer.retry_after_ms else hold.probe_at
 
     def _throttle(self, answer: Answer, ticks: int, jitter: float, said: list[Notice]) -> None:
-        self._refill(ticks)
         self._throttled += 1
-        self._throttled_at = ticks
         self._deferred = True
-        before = self._rate()
-        named = answer.rate.limit * 0.8 if answer.rate is not None and answer.rate.limit else THROTTLED_PER_MINUTE
-        # The first 429 starts from the named rate; each further one in a row halves what we thought was allowed.
-        learned = named if self._learned is None else min(named, self._learned / 2)
-        self._learned = max(SLOWEST_PER_MINUTE, learned if before is None else min(learned, before))
-        self._tokens = min(self._tokens, 1.0) if before is not None else 1.0
+        self._pace.throttled(answer.rate, ticks)
         wait = answer.retry_after_ms
         if wait is None:
             wait = half_jitter_ms(self._throttled, max(self.policy.retry_first_ms, 1_000), 60_000, jitter)
@@ -439,26 +416,3 @@ class Gate:
             self._deferred, self._last_wake = False, ticks
             return True
         return False
-
-    # The rate, as a bucket
-
-    def _rate(self) -> float | None:
-        configured = float(self.policy.max_per_minute) or None
-        if self._learned is None or configured is None:
-            return self._learned or configured
-        return min(self._learned, configured)
-
-    def _capacity(self) -> float | None:
-        """A burst of five seconds of the rate (CHeKT portal, smallest tier: 60 a minute, burst 5); at least two."""
-        rate = self._rate()
-        return None if rate is None else max(2.0, rate / 12)
-
-    def _refill(self, ticks: int) -> None:
-        capacity, rate = self._capacity(), self._rate()
-        if capacity is not None and rate is not None:
-            self._tokens = min(capacity, self._tokens + rate * max(0, ticks - self._tokens_at) / 60_000)
-        self._tokens_at = ticks
-
-    def _wait_for(self, tokens: float) -> int:
-        rate = self._rate()
-        return 0 if rate is None else max(1, int((tokens - self._tokens) * 60_000 / rate) + 1)

@@ -123,7 +123,8 @@ class Uploads:
             self._store_refuses.again(now, reason=str(fault))
             self._look_again_at(now + STORE_RETRY_MS)
             return False
-        self._store_refuses.over(now)
+        if not self._held:
+            self._store_refuses.over(now)
         started = False
         # Snapshots first, then what ends first: the remaining life of a slot is looked at when its turn comes.
         due.sort(key=lambda media: (_ORDER[media.kind], media.deadline_ticks or 0, media.id))
@@ -131,7 +132,6 @@ class Uploads:
             if now < self._held.get(media.id, now):
                 self._look_again_at(self._held[media.id])
                 continue
-            self._held.pop(media.id, None)
             lanes = self._lanes_of(media)
             if self._crew.has_room(lanes):
                 self._crew.start(group, media.id, lanes, self._contained(media))
@@ -158,6 +158,7 @@ class Uploads:
         """One row. Whatever goes wrong with it puts off this row only."""
         try:
             await self._bring(media)
+            self._held.pop(media.id, None)
         except StoreError as fault:
             self._store_refuses.again(self._clock.ticks_ms(), reason=str(fault))
             self._hold(media, STORE_RETRY_MS)

@@ -28,7 +28,7 @@ apt_install() { # PACKAGE...
     local as=()
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null && sudo -n true 2>/dev/null </dev/null || {
-            say "cannot install $*: not root, and sudo would ask for a password"
+            say "cannot install $*: not root, and no sudo without a password"
             return 1
         }
         as=(sudo -n)

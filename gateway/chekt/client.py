@@ -58,7 +58,7 @@ class Client:
             raise ClientError(f'event_header = "{cloud.event_header}" needs api_key_file')
         self._cloud = cloud
         self._api_key = api_key
-        self._on_date = on_date
+        self.on_date = on_date  # wall milliseconds; `TokenSource.learn_date`
         self._events_url = URL(cloud.url.rstrip("/") + EVENTS_PATH)
         self._throttle = Throttle(max_bytes_per_second) if max_bytes_per_second else None
         trace = aiohttp.TraceConfig()
@@ -187,10 +187,10 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as exception:
             # ValueError: an address or a header that aiohttp refuses, before anything is written.
             error = _words(exception)
-        if own and self._on_date is not None:
+        if own and self.on_date is not None:
             date = http_date(answered.get("date"))
             if date is not None:
-                self._on_date(date)
+                self.on_date(date)
         elapsed = round((time.monotonic() - begun) * 1000)
         written = bool(watch.written)
         return Reply(status, answered, bytes(body[:MAX_BODY]), complete, written or status is not None, error, elapsed)

@@ -111,7 +111,9 @@ class TokenSource:
         if self._fixed is not None:
             return self._fixed
         ticks = self._clock.ticks_ms()
-        if self._token is not None and ticks < self._ends_at:
+        if self._token is not None and ticks >= self._ends_at:
+            self._token = None
+        if self._token is not None:
             if ticks >= self._renew_at and ticks >= self._not_before:
                 self._start()  # whoever comes next has the new one; nobody waits for it
             return self._token
@@ -193,8 +195,8 @@ class TokenSource:
         # At the latest half-way, or a short-lived token would be renewed by every single get.
         self._renew_at = self._ends_at - min(max(EARLY_MS, life_ms // 10), life_ms // 2)
         self.expires_at = self._clock.wall_ms() + life_ms
-        if self._error is not None or self._failures:
-            log.info("token_regained", after_failures=self._failures)
+        if self._error is not None:
+            log.info("token_regained", after=self.last_error)
         self._error, self._failures, self._not_before, self.last_error = None, 0, 0, None
         log.debug("token_refreshed", life_seconds=life_ms // 1000)
         return None
@@ -202,7 +204,7 @@ class TokenSource:
     def _fail(self, error: TokenError) -> None:
         ticks = self._clock.ticks_ms()
         known = type(self._error)
-        self._failures += 1
+        self._failures = self._failures + 1 if known is type(error) else 1
         if isinstance(error, TokenRefused):
             wait = min(LONGEST_WAIT_MS, FIRST_REFUSED_MS << min(self._failures - 1, 10))
         else:

@@ -35,6 +35,8 @@ REPLAY_SECONDS: Final = 5.0
 _KEYS: Final = frozenset(
     {"topic", "payload", "retain", "qos", "received_at", "encoding", "seconds_since_subscribe", "dup"}
 )
+# mosquitto_sub(1), -F '%j': its lines can be explained as they are.
+_OF_MOSQUITTO: Final = frozenset({"tst", "payloadlen", "mid", "properties"})
 
 Answer = dict[str, Any]
 
@@ -237,7 +239,7 @@ def read_message(line: bytes) -> Message:
         raise NotAMessage(f"not JSON: {error}") from None
     if not isinstance(given, dict):
         raise NotAMessage("not a JSON object")
-    unknown = sorted(given.keys() - _KEYS)
+    unknown = sorted(given.keys() - _KEYS - _OF_MOSQUITTO)
     if unknown:
         raise NotAMessage(f"unknown key {unknown[0]!r}; there are {', '.join(sorted(_KEYS))}")
     topic = given.get("topic")
@@ -246,7 +248,7 @@ def read_message(line: bytes) -> Message:
     qos, retain, dup = given.get("qos", 0), given.get("retain", False), given.get("dup", False)
     if qos not in (0, 1, 2) or isinstance(qos, bool):
         raise NotAMessage("qos is 0, 1 or 2")
-    if not isinstance(retain, bool) or not isinstance(dup, bool):
+    if retain not in (False, True, 0, 1) or dup not in (False, True, 0, 1):
         raise NotAMessage("retain and dup are true or false")
     since = given.get("seconds_since_subscribe")
     if since is not None and (isinstance(since, bool) or not isinstance(since, (int, float))):
@@ -255,9 +257,9 @@ def read_message(line: bytes) -> Message:
         topic=topic,
         payload=_payload(given),
         qos=qos,
-        retain=retain,
-        dup=dup,
-        replay=retain and (since is None or since <= REPLAY_SECONDS),
+        retain=bool(retain),
+        dup=bool(dup),
+        replay=bool(retain) and (since is None or since <= REPLAY_SECONDS),
         received_at=_received_at(given.get("received_at")),
         received_ticks=0,
     )

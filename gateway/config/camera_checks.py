@@ -120,26 +120,20 @@ def _check_belonging(table: str, camera: Camera, draft: Draft, findings: Finding
 
 def _check_same_name(tables: list[str], draft: Draft, findings: Findings) -> None:
     """Two cameras may share the equipment's name only in different sources, and then each must name its own."""
-    if len(tables) < 2:
-        return
-    seen: dict[str | None, str] = {}
+    seen: dict[str, str] = {}
     for table in tables:
         source = draft.source_of(draft.cameras[table])
-        key = "name" if draft.cameras[table].name is not None else "source"
-        if source in seen:
+        if source is None:
+            others = [other for other in tables if other != table]
+            if others:
+                why = f"is missing; needed because cameras.{others[0]} has the same name"
+                findings.fault_once(("cameras", table, "source"), why)
+        elif seen.setdefault(source, table) != table:
             findings.fault(
-                ("cameras", table, key),
+                ("cameras", table, "name"),
                 f"the equipment's name is the same as that of cameras.{seen[source]}; "
                 "allowed: one camera for each name in a source",
             )
-        elif source is None or None in seen:
-            nameless = table if source is None else seen[None]
-            other = next(iter(seen.values())) if source is None else table
-            findings.fault_once(
-                ("cameras", nameless, "source"),
-                f"is missing; needed because cameras.{other} has the same name",
-            )
-        seen.setdefault(source, table)
 
 
 def _check_windows(draft: Draft, findings: Findings) -> None:

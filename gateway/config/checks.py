@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import stat
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Final
@@ -155,10 +155,18 @@ def _any_key(content: bytes) -> str | None:
 
 
 def _check_outbox(outbox: Outbox, findings: Findings) -> None:
-    if outbox.path and FilePath(outbox.path).is_dir():
+    if outbox.path and _is(outbox.path, stat.S_ISDIR):
         findings.fault(("outbox", "path"), "is a folder; allowed: the path of a file, such as .../outbox.db")
-    if outbox.media_path and FilePath(outbox.media_path).is_file():
+    if outbox.media_path and _is(outbox.media_path, stat.S_ISREG):
         findings.fault(("outbox", "media_path"), "is a file; allowed: the path of a folder")
+
+
+def _is(path: str, kind: Callable[[int], bool]) -> bool:
+    """False where nobody can know: the state folder is often closed to the user who checks."""
+    try:
+        return kind(FilePath(path).stat().st_mode)
+    except OSError:
+        return False
 
 
 def _check_delivery(delivery: Delivery, findings: Findings) -> None:

@@ -86,6 +86,12 @@ class Findings:
         for length in range(len(path), 0, -1):
             if path[:length] in self.variables:
                 return Fault(ENVIRONMENT, None, self.variables[path[:length]], message)
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._lines:
+                break
+            for there, variable in self.variables.items():
+                if there[:length] == path[:length]:  # a table that only variables speak of
+                    return Fault(ENVIRONMENT, None, variable, f"{written(path)} {message}")
         return Fault(self.file, self.line(path), written(path), message)
 
 

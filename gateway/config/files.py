@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -39,8 +40,9 @@ def place(name: str, base: Path, environ: Mapping[str, str]) -> Path:
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     if "/" not in name and credentials:
         loaded = Path(credentials, name)
-        if loaded.exists():
-            return loaded
+        with suppress(OSError):  # a folder that we may not look into has none for us
+            if loaded.exists():
+                return loaded
     return base / name
 
 
@@ -55,10 +57,16 @@ def read(path: Path, limit: int) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a file name"
         raise FileFault(f"cannot be read: {reason}") from None
-    with open(handle, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise FileFault("is not a plain file")
-        content = file.read(limit + 1)
+        content = b""
+        while len(content) <= limit and (more := os.read(handle, limit + 1 - len(content))):
+            content += more
+    except OSError as error:
+        raise FileFault(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
     if not content:
         raise FileFault("is empty")
     if len(content) > limit:

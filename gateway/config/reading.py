@@ -126,7 +126,16 @@ def read_environment(
                 found = {section: {match[0]: found[section][rest[0]]}}
         values = merged(values, found)
         variables[path] = variable
+        key = path[: 3 if names[section] else 2]
+        if not isinstance(_at(of_file, key), dict):  # it goes deeper than the file does
+            variables[key] = variable
     return values, variables, faults, warnings
+
+
+def _at(values: Any, path: Path) -> Any:
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

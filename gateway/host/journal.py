@@ -203,9 +203,10 @@ class LibraryLines(logging.Handler):
             text = record.getMessage()
         except Exception:  # a library's broken format string
             text = str(record.msg)
-        level = "critical" if record.levelno >= logging.CRITICAL else record.levelname.lower()
-        say = getattr(_log, level if level in _PRIORITY else "warning")
-        say("library_said", library=record.name, text=text, exc_info=record.exc_info or None)
+        level = max(number for number in (0, *_LEVELS.values()) if number <= record.levelno)
+        _log.log(
+            level or logging.WARNING, "library_said", library=record.name, text=text, exc_info=record.exc_info or None
+        )
 
 
 def _redacted(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -26,7 +26,8 @@ _REASONS: Final = {
 
 _COLUMNS: Final = (
     "event_id, state, ready, next_at, event_type, event_status, location_id, recorder_id, camera_id, source, camera, "
-    "source_camera, source_id, state_key, kind, topic, follows, signal, details, event_at, received_at, received_ticks, "
+    "source_camera, source_id, state_key, kind, topic, follows, signal, details, event_at, "
+    "received_at, received_ticks, "
     "age_unknown_ms, stored_at, waits_since_ticks, reason, closed_ticks, raw, raw_bytes, raw_sha256"
 )
 _WIDTH: Final = _COLUMNS.count(",") + 1
@@ -61,8 +62,8 @@ def acknowledged(
         known = f"WITH told (hash, count) AS (VALUES {marks(len(hashes), 2)}) "
         # Those that end go first, since no row may ever count nothing.
         transaction.db.execute(
-            known
-            + "DELETE FROM digest WHERE hash IN (SELECT told.hash FROM told JOIN digest AS d USING (hash) WHERE d.count <= told.count)",
+            known + "DELETE FROM digest WHERE hash IN (SELECT told.hash FROM told JOIN digest AS d USING "
+            "(hash) WHERE d.count <= told.count)",
             flat(hashes),
         )
         transaction.db.execute(
@@ -165,7 +166,8 @@ def _insert_media(transaction: Transaction, fresh: dict[str, NewEvent], seqs: di
             )
     for part in chunks(rows):
         transaction.db.execute(
-            "INSERT INTO media (event_seq, kind, seq, state, from_at, to_at, recipe, fetch_next_at, fetch_until_ticks, next_at) "
+            "INSERT INTO media (event_seq, kind, seq, state, from_at, to_at, recipe, fetch_next_at, "
+            "fetch_until_ticks, next_at) "
             f"VALUES {marks(len(part), 10)}",
             flat(part),
         )
@@ -179,9 +181,7 @@ def _follow(transaction: Transaction, restores: Sequence[NewEvent]) -> None:
     beginnings: dict[str, str] = {}
     for part in chunks([restore.follows for restore in restores]):
         beginnings.update(
-            transaction.db.execute(
-                f"SELECT event_id, state FROM event WHERE event_id IN ({places(part)})", part
-            )
+            transaction.db.execute(f"SELECT event_id, state FROM event WHERE event_id IN ({places(part)})", part)
         )
     due: list[str] = []
     for restore in restores:
@@ -195,7 +195,8 @@ def _follow(transaction: Transaction, restores: Sequence[NewEvent]) -> None:
             discard_pending(transaction, [restore.event_id], "its beginning was never sent")
     for ids in chunks(due):
         transaction.db.execute(
-            f"UPDATE event SET ready = 1, next_at = received_ticks WHERE state = 'pending' AND event_id IN ({places(ids)})",
+            "UPDATE event SET ready = 1, next_at = received_ticks WHERE state = 'pending' AND "
+            f"event_id IN ({places(ids)})",
             ids,
         )
 
@@ -249,7 +250,8 @@ def _write_memory(transaction: Transaction, groups: Sequence[IntakeGroup]) -> No
         transaction.db.execute(f"DELETE FROM memory WHERE key IN ({places(gone)})", gone)
     for part in chunks([pair for pair in changes.items() if pair[1] is not None]):
         transaction.db.execute(
-            f"INSERT INTO memory (key, value) VALUES {marks(len(part), 2)} ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            f"INSERT INTO memory (key, value) VALUES {marks(len(part), 2)} ON CONFLICT (key) DO "
+            "UPDATE SET value = excluded.value",
             flat(part),
         )
 
@@ -257,7 +259,8 @@ def _write_memory(transaction: Transaction, groups: Sequence[IntakeGroup]) -> No
 def _write_digests(transaction: Transaction, digests: Counter[bytes]) -> None:
     for part in chunks(list(digests.items())):
         transaction.db.execute(
-            f"INSERT INTO digest (hash, count) VALUES {marks(len(part), 2)} ON CONFLICT (hash) DO UPDATE SET count = count + excluded.count",
+            f"INSERT INTO digest (hash, count) VALUES {marks(len(part), 2)} ON CONFLICT (hash) DO "
+            "UPDATE SET count = count + excluded.count",
             flat(part),
         )
 

@@ -1,8 +1,8 @@
 """Choosing: which events are sent next, and fixing their bytes in the same commit.
 
 Order: one event of a lane (camera) at a time; fresh alarms first, the oldest of them first; then the backlog, alarms
-before troubles before arming, the oldest first; the backlog gets at least one in four while both wait. Arming and alarms
-of a site keep to each other's time. Nothing that is deferred, held or in hand blocks others.
+before troubles before arming, the oldest first; the backlog gets at least one in four while both wait. Arming and
+alarms of a site keep to each other's time. Nothing that is deferred, held or in hand blocks others.
 
 Cost: it looks at the heads of the queue by index, at most `HEAD_ROWS` each. Only if these are all of lanes that may
 not go, it steps from lane to lane through the index. Both are independent of how many events wait.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -49,7 +49,10 @@ FRESH_HEAD: Final = (
     f"SELECT {_CANDIDATE}, ready FROM event INDEXED BY event_unsettled "
     f"WHERE {_UNSETTLED} AND rank = 0 AND received_ticks > ? ORDER BY received_ticks, seq LIMIT ?"
 )
-BACKLOG_ALARMS: Final = f"SELECT {_CANDIDATE} FROM event INDEXED BY event_ready WHERE {_READY} AND rank = 0 AND seq < ? ORDER BY seq LIMIT ?"
+BACKLOG_ALARMS: Final = (
+    f"SELECT {_CANDIDATE} FROM event INDEXED BY event_ready WHERE {_READY} AND rank = 0 AND seq < ? "
+    "ORDER BY seq LIMIT ?"
+)
 BACKLOG_REST: Final = (
     f"SELECT {_CANDIDATE} FROM event INDEXED BY event_ready WHERE {_READY} AND rank > 0 ORDER BY rank, seq LIMIT ?"
 )
@@ -61,21 +64,24 @@ OLDER_ALARM: Final = (
     "SELECT 1 FROM event INDEXED BY event_unsettled "
     f"WHERE {_UNSETTLED} AND rank = 0 AND location_id = ? AND event_at < ? LIMIT 1"
 )
-LANES: Final = (
+# From lane to lane, and the first entry of each: only the index is read, however long a lane is.
+_FIRST_OF_LANE: Final = (
+    f"FROM event INDEXED BY event_ready_lane WHERE {_READY} AND lane = lanes.name ORDER BY rank, seq LIMIT 1"
+)
+LANE_HEADS: Final = (
     "WITH RECURSIVE lanes (name) AS ("
     f"SELECT (SELECT lane FROM event INDEXED BY event_ready_lane WHERE {_READY} ORDER BY lane LIMIT 1) UNION ALL "
-    f"SELECT (SELECT lane FROM event INDEXED BY event_ready_lane WHERE {_READY} AND lane > lanes.name ORDER BY lane LIMIT 1) "
-    "FROM lanes WHERE lanes.name IS NOT NULL) SELECT name FROM lanes WHERE name IS NOT NULL"
+    f"SELECT (SELECT lane FROM event INDEXED BY event_ready_lane WHERE {_READY} AND lane > lanes.name "
+    "ORDER BY lane LIMIT 1) FROM lanes WHERE lanes.name IS NOT NULL) "
+    f"SELECT name, (SELECT rank {_FIRST_OF_LANE}), (SELECT seq {_FIRST_OF_LANE}) FROM lanes WHERE name IS NOT NULL"
 )
-_LANE_HEAD: Final = f"SELECT seq FROM event INDEXED BY event_ready_lane WHERE {_READY} AND lane = free.name AND rank"
-LANE_HEADS: Final = (
-    "WITH free (name) AS (SELECT value FROM json_each(:lanes)), heads (seq) AS ("
-    f"SELECT ({_LANE_HEAD} = 0 AND seq < :fresh ORDER BY seq LIMIT 1) FROM free UNION ALL "
-    f"SELECT ({_LANE_HEAD} = 0 AND seq >= :fresh ORDER BY seq LIMIT 1) FROM free UNION ALL "
-    f"SELECT ({_LANE_HEAD} = 1 ORDER BY seq LIMIT 1) FROM free UNION ALL "
-    f"SELECT ({_LANE_HEAD} = 2 ORDER BY seq LIMIT 1) FROM free) "
-    f"SELECT {_CANDIDATE}, rank FROM heads CROSS JOIN event USING (seq)"
+_OF_LANE: Final = f"SELECT seq FROM event INDEXED BY event_ready_lane WHERE {_READY} AND lane = free.lane AND rank"
+# Where there are fresh ones: the oldest of them in each lane, and what else the lane has behind them.
+LANE_REST: Final = (
+    f"SELECT lane, ({_OF_LANE} = 0 AND seq >= :fresh ORDER BY seq LIMIT 1), ({_OF_LANE} = 1 ORDER BY seq LIMIT 1), "
+    f"({_OF_LANE} = 2 ORDER BY seq LIMIT 1) FROM (SELECT value AS lane FROM json_each(:lanes)) AS free"
 )
+CANDIDATES: Final = f"SELECT {_CANDIDATE} FROM event WHERE seq IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,7 @@ class Wish:
     fresh_only: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):  # cheap to make: each claim looks at many
     seq: int
     lane: str
     location_id: str
@@ -124,7 +129,7 @@ class Claims:
 def choose(transaction: Transaction, wish: Wish, in_a_row: int) -> tuple[list[int], int]:
     """Returns the seqs in the order in which they shall go, and how many fresh ones have now gone in a row."""
     db = transaction.db
-    head = max(HEAD_ROWS, 4 * wish.limit)
+    head = max(HEAD_ROWS, 2 * wish.limit)
     in_hand = {row[0] for row in db.execute(SENDING_LANES)}
     blocked = in_hand | wish.busy_lanes | wish.held_lanes
     waits = _arming_rule(transaction)
@@ -136,29 +141,47 @@ def choose(transaction: Transaction, wish: Wish, in_a_row: int) -> tuple[list[in
 
     since = transaction.ticks - FRESH_MS
     fresh_rows = db.execute(FRESH_HEAD, (since, head)).fetchall()
-    fresh = [Candidate(*row[:-1]) for row in fresh_rows if row[-1]]
+    fresh = [Candidate._make(row[:-1]) for row in fresh_rows if row[-1]]
     first_fresh = min((row[0] for row in fresh_rows), default=NEVER)
     backlog: list[Candidate] = []
     truncated = len(fresh_rows) == head
     if not wish.fresh_only:
-        backlog = [Candidate(*row) for row in db.execute(BACKLOG_ALARMS, (first_fresh, head))]
+        backlog = list(map(Candidate._make, db.execute(BACKLOG_ALARMS, (first_fresh, head))))
         if len(backlog) == head:
             truncated = True
         else:
-            rest = [Candidate(*row) for row in db.execute(BACKLOG_REST, (head,))]
+            rest = list(map(Candidate._make, db.execute(BACKLOG_REST, (head,))))
             truncated = truncated or len(rest) == head
             backlog += rest
     chosen, turns = merge(may_go(fresh), may_go(backlog), wish.limit, in_a_row)
     if len(chosen) == wish.limit or not truncated:
         return chosen, turns
     # The heads belong to few lanes, or to such as may not go: look at the head of every other lane.
-    free = [lane for (lane,) in db.execute(LANES) if lane not in blocked]
-    rows = db.execute(LANE_HEADS, {"lanes": to_json(free), "fresh": first_fresh}).fetchall()
-    ranked = sorted((row[-1], row[0], Candidate(*row[:-1])) for row in rows)
-    fresh = [c for rank, seq, c in ranked if rank == 0 and c.received_ticks > since]
-    backlog = [c for rank, seq, c in ranked if not (rank == 0 and c.received_ticks > since)]
-    fresh.sort(key=lambda c: (c.received_ticks, c.seq))
+    closed = tuple(f"{location}/" for location in wish.held_locations)
+    fresh, backlog = _lane_heads(
+        transaction, first_fresh, lambda lane: lane not in blocked and not lane.startswith(closed), head
+    )
     return merge(may_go(fresh), [] if wish.fresh_only else may_go(backlog), wish.limit, in_a_row)
+
+
+def _lane_heads(
+    transaction: Transaction, first_fresh: int, is_free: Callable[[str], bool], most: int
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The fresh ones and the backlog, each with at most one of a lane, in their order."""
+    db = transaction.db
+    free = {lane: (rank, seq) for lane, rank, seq in db.execute(LANE_HEADS) if is_free(lane)}
+    backlog = [head for head in free.values() if head[0] > 0 or head[1] < first_fresh]
+    fresh: list[int] = []
+    if first_fresh < NEVER:
+        for lane, alarm, trouble, arming in db.execute(LANE_REST, {"lanes": to_json(list(free)), "fresh": first_fresh}):
+            if alarm is not None:
+                fresh.append(alarm)
+                if alarm == free[lane][1]:  # no older alarm: what else waits there is its backlog
+                    backlog += [head for head in ((1, trouble), (2, arming)) if head[1] is not None][:1]
+    wanted = [*sorted(fresh)[:most], *(seq for _, seq in sorted(backlog)[:most])]
+    found = {row[0]: Candidate._make(row) for row in db.execute(CANDIDATES, (to_json(wanted),))}
+    oldest_first = sorted((found[seq] for seq in fresh if seq in found), key=lambda c: (c.received_ticks, c.seq))
+    return oldest_first, [found[seq] for _, seq in sorted(backlog) if seq in found]
 
 
 def merge(fresh: Sequence[Candidate], backlog: Sequence[Candidate], limit: int, in_a_row: int) -> tuple[list[int], int]:
@@ -256,7 +279,8 @@ def take(transaction: Transaction, seqs: Sequence[int], compose: Compose) -> lis
             for row in db.execute(
                 f"WITH new (seq, body, key, sent_at, signalled) AS (VALUES {marks(len(values), 5)}) "
                 "UPDATE event SET state = 'sending', ready = 0, next_at = ?, attempts = attempts + 1, attempt_at = ?, "
-                "attempt_ticks = ?, body = new.body, idempotency_key = new.key, sent_at = new.sent_at, signalled = new.signalled "
+                "attempt_ticks = ?, body = new.body, idempotency_key = new.key, sent_at = "
+                "new.sent_at, signalled = new.signalled "
                 "FROM new WHERE event.seq = new.seq AND event.state = 'pending' RETURNING seq",
                 [*flat(values), NEVER, transaction.at, transaction.ticks],
             ).fetchall()
@@ -284,7 +308,7 @@ def _media(transaction: Transaction, seqs: Sequence[int]) -> dict[int, list[Medi
 def _note_announced(
     transaction: Transaction, seq: int, media: Sequence[MediaOnDisk], announced: Collection[tuple[MediaKind, int]]
 ) -> None:
-    """What is not announced is lost only when the bytes are final: they may yet be composed anew, with its file there."""
+    """What is not announced is lost only when the bytes are final: they may be composed anew, with its file there."""
     if not media:
         return
     transaction.db.execute("UPDATE media SET announced = 1 WHERE event_seq = ? AND state = 'waiting'", (seq,))
@@ -342,7 +366,8 @@ def write_hops(transaction: Transaction, hops: Sequence[tuple[int, str, dict[str
 
 def next_due(transaction: Transaction, arguments: Sequence[None]) -> Sequence[int | None]:
     row = transaction.db.execute(
-        "SELECT next_at FROM event INDEXED BY event_deferred WHERE state = 'pending' AND ready = 0 AND next_at < ? ORDER BY next_at LIMIT 1",
+        "SELECT next_at FROM event INDEXED BY event_deferred WHERE state = 'pending' AND ready = 0 "
+        "AND next_at < ? ORDER BY next_at LIMIT 1",
         (NEVER,),
     ).fetchone()
     return [row[0] if row else None] * len(arguments)

@@ -3,10 +3,8 @@
 Promises: one process works with it (flock on `<path>.lock`); only our own user can read it, its journal and its folder;
 a commit is on the disk when it returns (`synchronous=FULL`, checked after setting); a file of a newer version and a
 file that is not ours are refused untouched; an older one is brought forward in one transaction. Never a fallback to
-memory or to a new file. Sources: sqlite.org "PRAGMA Statements", "Database File Format" (header), "Write-Ahead Logging".
+memory or to a new file. Sources: sqlite.org "PRAGMA Statements", "Database File Format", "Write-Ahead Logging".
 """
-
-
 
 from __future__ import annotations
 
@@ -97,7 +95,7 @@ def read_only(path: Path, *, version: int = SCHEMA_VERSION) -> sqlite3.Connectio
             db = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None)
             db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError:
-            # sqlite.org/wal.html, "Read-Only Databases": without a journal and where none can be made, the file says all.
+            # sqlite.org/wal.html, "Read-Only Databases": where there is no journal and none can be made, the file says all.
             if path.with_name(path.name + "-wal").exists():
                 raise
             db = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)
@@ -127,7 +125,8 @@ def _take_lock(path: Path) -> int:
         os.close(lock)
         who = f" (process {holder})" if holder else ""
         raise StoreInUse(
-            f"the outbox {path} is in use by another chekt-gateway{who}; stop that one, or give this one a path of its own"
+            f"the outbox {path} is in use by another chekt-gateway{who}; stop that one, or give this "
+            "one a path of its own"
         ) from None
     except OSError as error:
         os.close(lock)
@@ -175,7 +174,8 @@ def _has_tables(path: Path) -> bool:
 
 def _too_new(path: Path, found: int, version: int) -> str:
     return (
-        f"the outbox {path} was written by a newer chekt-gateway (tables of version {found}, this one knows {version}); "
+        f"the outbox {path} was written by a newer chekt-gateway (tables of version {found}, this one "
+        f"knows {version}); "
         "install that version again, nothing was changed"
     )
 
@@ -264,6 +264,20 @@ def _sentences(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise store_error(error, path) from error
+
+
+@contextlib.contextmanager
+def reading(db: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """One consistent look: what is committed meanwhile is not seen."""
+    with _sentences(path):
+        nested = db.in_transaction
+        if not nested:
+            db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if not nested:
+                db.execute("ROLLBACK")
 
 
 def store_error(error: sqlite3.Error, path: Path) -> StoreError:

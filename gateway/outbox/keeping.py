@@ -28,7 +28,8 @@ def recover(transaction: Transaction, arguments: Sequence[None]) -> Sequence[int
     require_event(EventState.SENDING, EventState.PENDING)
     rows = transaction.db.execute(
         "UPDATE event SET state = 'pending', ready = 1, next_at = received_ticks, unclear = unclear + 1, fixed = 1, "
-        "reason = 'the gateway stopped during an attempt' WHERE state = 'sending' RETURNING seq, attempts, attempt_at, attempt_ticks"
+        "reason = 'the gateway stopped during an attempt' WHERE state = 'sending' RETURNING seq, "
+        "attempts, attempt_at, attempt_ticks"
     ).fetchall()
     transaction.count("state_sending", -len(rows))
     transaction.count("state_pending", len(rows))
@@ -51,18 +52,17 @@ def recover(transaction: Transaction, arguments: Sequence[None]) -> Sequence[int
 
 
 def wake(transaction: Transaction, arguments: Sequence[tuple[frozenset[str], frozenset[str]]]) -> Sequence[int]:
-    """Deferred rows become due in the order of their age. At most WOKEN_ROWS; returns how many. (held lanes, locations)"""
+    """Deferred rows become due in the order of their age. At most WOKEN_ROWS; how many. (held lanes, locations)"""
     return [_wake(transaction, lanes, locations) for lanes, locations in arguments]
 
 
 def _wake(transaction: Transaction, lanes: frozenset[str], locations: frozenset[str]) -> int:
     held = ""
     if lanes or locations:
-        held = (
-            f"AND lane NOT IN ({places(lanes)}) AND location_id NOT IN ({places(locations)}) "
-        )
+        held = f"AND lane NOT IN ({places(lanes)}) AND location_id NOT IN ({places(locations)}) "
     return transaction.db.execute(
-        "UPDATE event SET ready = 1, next_at = received_ticks WHERE seq IN (SELECT seq FROM event INDEXED BY event_deferred "
+        "UPDATE event SET ready = 1, next_at = received_ticks WHERE seq IN (SELECT seq FROM event "
+        "INDEXED BY event_deferred "
         f"WHERE state = 'pending' AND ready = 0 AND next_at < ? {held}ORDER BY next_at LIMIT ?)",
         [NEVER, *(sorted(lanes) + sorted(locations) if held else ()), WOKEN_ROWS],
     ).rowcount
@@ -77,14 +77,16 @@ def expire(transaction: Transaction, befores: Sequence[int]) -> Sequence[int]:
             row[0]
             for rank in (0, 1, 2)
             for row in transaction.db.execute(
-                "SELECT seq FROM event INDEXED BY event_unsettled WHERE state IN ('pending', 'sending') AND state = 'pending' "
+                "SELECT seq FROM event INDEXED BY event_unsettled WHERE state IN ('pending', "
+                "'sending') AND state = 'pending' "
                 "AND rank = ? AND received_ticks < ? AND waits_since_ticks < ? ORDER BY received_ticks LIMIT ?",
                 (rank, before, before, EXPIRED_ROWS),
             )
         ][:EXPIRED_ROWS]
         for part in chunks(seqs):
             transaction.db.execute(
-                "UPDATE event SET state = 'dead', ready = 0, next_at = ?, reason = 'expired' || coalesce('; last: ' || reason, '') "
+                "UPDATE event SET state = 'dead', ready = 0, next_at = ?, reason = 'expired' || "
+                "coalesce('; last: ' || reason, '') "
                 f"WHERE state = 'pending' AND seq IN ({places(part)})",
                 [NEVER, *part],
             )
@@ -128,7 +130,8 @@ def note(transaction: Transaction, notes: Sequence[tuple[str, int, int, str, dic
 
 
 _REVIVED_COLUMNS: Final = (
-    "seq, event_id, state, signal, received_at, received_ticks, unclear, source, source_camera, camera, camera_id, recorder_id, "
+    "seq, event_id, state, signal, received_at, received_ticks, unclear, source, source_camera, "
+    "camera, camera_id, recorder_id, "
     "follows, signalled"
 )
 
@@ -200,7 +203,8 @@ def _bring_back(
     anew = "" if same_bytes else "body = NULL, idempotency_key = NULL, sent_at = NULL, signalled = NULL, fixed = 0, "
     changed = transaction.db.execute(
         f"UPDATE event SET state = 'pending', ready = ?, next_at = ?, {anew}waits_since_ticks = ?, refusals = 0, "
-        "first_refused_ticks = NULL, faults = 0, first_fault_ticks = NULL, looked_at = NULL, camera = ?, camera_id = ?, "
+        "first_refused_ticks = NULL, faults = 0, first_fault_ticks = NULL, looked_at = NULL, camera "
+        "= ?, camera_id = ?, "
         "recorder_id = ?, signal = ?, reason = 'revived by a person' WHERE seq = ? AND state = ?",
         (int(not waits), NEVER if waits else transaction.ticks, transaction.ticks, *resolved, seq, state),
     ).rowcount
@@ -219,7 +223,8 @@ def look_at(transaction: Transaction, groups: Sequence[Sequence[str]]) -> Sequen
         seen = 0
         for part in chunks(event_ids):
             seen += transaction.db.execute(
-                f"UPDATE event SET looked_at = ? WHERE state = 'dead' AND looked_at IS NULL AND event_id IN ({places(part)})",
+                "UPDATE event SET looked_at = ? WHERE state = 'dead' AND looked_at IS NULL AND "
+                f"event_id IN ({places(part)})",
                 [transaction.at, *part],
             ).rowcount
         results.append(seen)
@@ -233,7 +238,7 @@ class Pruned:
 
 
 def prune(transaction: Transaction, befores: Sequence[int]) -> Sequence[Pruned]:
-    """Closed before these ticks, and unmapped beyond the newest: at most PRUNED_ROWS. Dead ones stay whatever their age."""
+    """Closed before these ticks, and unmapped beyond the newest: at most PRUNED_ROWS. Dead ones stay at any age."""
     return [_prune(transaction, before) for before in befores]
 
 
@@ -245,7 +250,8 @@ def _prune(transaction: Transaction, before: int) -> Pruned:
         (before, PRUNED_ROWS),
     ).fetchall()
     rows += db.execute(
-        "SELECT seq, state FROM event INDEXED BY event_for_people WHERE state IN ('dead', 'unmapped', 'unreadable', 'discarded') "
+        "SELECT seq, state FROM event INDEXED BY event_for_people WHERE state IN ('dead', "
+        "'unmapped', 'unreadable', 'discarded') "
         "AND state = 'unmapped' ORDER BY seq DESC LIMIT ? OFFSET ?",
         (PRUNED_ROWS, UNMAPPED_KEPT),
     ).fetchall()

@@ -22,7 +22,8 @@ _FROM: Final = "FROM media INDEXED BY {index} JOIN event ON event.seq = media.ev
 
 TO_FETCH: Final = (
     f"SELECT {MEDIA_COLUMNS} {_FROM.format(index='media_to_fetch')} "
-    "WHERE media.state = 'waiting' AND media.path IS NULL AND media.fetch_next_at <= ? ORDER BY media.fetch_next_at LIMIT ?"
+    "WHERE media.state = 'waiting' AND media.path IS NULL AND media.fetch_next_at <= ? ORDER BY "
+    "media.fetch_next_at LIMIT ?"
 )
 TO_PUT: Final = (
     f"SELECT {MEDIA_COLUMNS} {_FROM.format(index='media_to_put')} WHERE media.state = 'waiting' "
@@ -35,7 +36,8 @@ TO_CONFIRM: Final = (
 # Slots that close before a time, the first to close first; whether or not there is a file.
 CLOSING: Final = (
     f"SELECT {MEDIA_COLUMNS} {_FROM.format(index='media_slot')} "
-    "WHERE media.state = 'waiting' AND media.put_url IS NOT NULL AND media.deadline_ticks < ? ORDER BY media.deadline_ticks LIMIT ?"
+    "WHERE media.state = 'waiting' AND media.put_url IS NOT NULL AND media.deadline_ticks < ? ORDER "
+    "BY media.deadline_ticks LIMIT ?"
 )
 _NEXT: Final = {
     TO_FETCH: "SELECT min(fetch_next_at) FROM media INDEXED BY media_to_fetch WHERE state = 'waiting' AND path IS NULL",
@@ -44,7 +46,9 @@ _NEXT: Final = {
         "WHERE state = 'waiting' AND path IS NOT NULL AND put_url IS NOT NULL"
     ),
     TO_CONFIRM: "SELECT min(next_at) FROM media INDEXED BY media_to_confirm WHERE state = 'uploaded'",
-    CLOSING: "SELECT min(deadline_ticks) FROM media INDEXED BY media_slot WHERE state = 'waiting' AND put_url IS NOT NULL",
+    CLOSING: (
+        "SELECT min(deadline_ticks) FROM media INDEXED BY media_slot WHERE state = 'waiting' AND put_url IS NOT NULL"
+    ),
 }
 
 
@@ -103,7 +107,10 @@ def next_due(transaction: Transaction, queries: Sequence[str]) -> Sequence[int |
 
 
 def of_event(transaction: Transaction, seqs: Sequence[int]) -> Sequence[list[Media]]:
-    query = f"SELECT {MEDIA_COLUMNS} FROM media JOIN event ON event.seq = media.event_seq WHERE media.event_seq = ? ORDER BY media.id"
+    query = (
+        f"SELECT {MEDIA_COLUMNS} FROM media JOIN event ON event.seq = media.event_seq "
+        "WHERE media.event_seq = ? ORDER BY media.id"
+    )
     return [[media_of(row) for row in transaction.db.execute(query, (seq,))] for seq in seqs]
 
 
@@ -114,7 +121,8 @@ def fetched(transaction: Transaction, files: Sequence[Fetched]) -> Sequence[bool
             (row[0], row)
             for row in transaction.db.execute(
                 f"WITH file (id, path, bytes, sha256) AS (VALUES {marks(len(part), 4)}) "
-                "UPDATE media SET path = file.path, bytes = file.bytes, sha256 = file.sha256, fetched_at = ?, next_at = ?, reason = NULL "
+                "UPDATE media SET path = file.path, bytes = file.bytes, sha256 = file.sha256, "
+                "fetched_at = ?, next_at = ?, reason = NULL "
                 "FROM file WHERE media.id = file.id AND media.state = 'waiting' AND media.path IS NULL "
                 "RETURNING id, event_seq, kind, seq, bytes",
                 [*flat((f.id, f.path, f.bytes, f.sha256) for f in part), transaction.at, transaction.ticks],
@@ -223,7 +231,8 @@ def _remove(transaction: Transaction, ids: Sequence[int], reason: str) -> list[s
     for part in chunks(ids):
         marked = places(part)
         rows = transaction.db.execute(
-            f"SELECT id, event_seq, kind, seq, state, path, bytes FROM media WHERE path IS NOT NULL AND id IN ({marked})",
+            "SELECT id, event_seq, kind, seq, state, path, bytes FROM media WHERE path IS NOT NULL "
+            f"AND id IN ({marked})",
             part,
         ).fetchall()
         for media_id, event_seq, kind, number, state, path, size in rows:
@@ -237,11 +246,12 @@ def _remove(transaction: Transaction, ids: Sequence[int], reason: str) -> list[s
 
 
 def files(transaction: Transaction, wishes: Sequence[tuple[MediaKind, bool, int]]) -> Sequence[list[MediaFile]]:
-    """Files of a kind, the oldest first: either those that still wait for the cloud, or those that do not. (kind, waiting, limit)"""
+    """Files of a kind, the oldest first: those that still wait for the cloud, or the others. (kind, waiting, limit)"""
     results = []
     for kind, waiting, limit in wishes:
         rows = transaction.db.execute(
-            "SELECT media.id, event.event_id, media.kind, media.state, media.path, media.bytes FROM media INDEXED BY media_file "
+            "SELECT media.id, event.event_id, media.kind, media.state, media.path, media.bytes FROM "
+            "media INDEXED BY media_file "
             "JOIN event ON event.seq = media.event_seq WHERE media.path IS NOT NULL AND media.kind = ? "
             "AND (media.state = 'waiting') = ? ORDER BY media.id LIMIT ?",
             (kind, int(waiting), limit),

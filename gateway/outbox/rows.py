@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeVar
 
 from gateway.model import Composed, Event, EventStatus, EventType, Media, MediaKind, MediaOnDisk, NewEvent
@@ -25,9 +25,11 @@ EVENT_COLUMNS: Final = (
 
 # In the order of the fields of Media; from media JOIN event.
 MEDIA_COLUMNS: Final = (
-    "media.id, media.event_seq, event.event_id, event.state, event.source, event.camera, media.kind, media.seq, media.state, "
+    "media.id, media.event_seq, event.event_id, event.state, event.source, event.camera, media.kind, "
+    "media.seq, media.state, "
     "media.from_at, media.to_at, media.recipe, media.path, media.bytes, media.sha256, media.fetch_attempts, "
-    "media.fetch_until_ticks, media.put_url, media.callback_url, media.deadline_ticks, media.attempts, event.received_ticks"
+    "media.fetch_until_ticks, media.put_url, media.callback_url, media.deadline_ticks, "
+    "media.attempts, event.received_ticks"
 )
 
 Row = tuple[Any, ...]
@@ -45,7 +47,7 @@ class IntakeGroup:
     memory: dict[str, str | None] = field(default_factory=dict)  # key -> JSON text; None deletes
     digests: tuple[bytes, ...] = ()  # of messages of this group that the broker has not been told of
     seen_cameras: dict[str, int] = field(default_factory=dict)  # camera or source -> wall ms of its last message
-    # Events that are not the first of a message (the second of one, a supervision's, a timer's): no message ends in them.
+    # Events that are not the first of a message (its second, a supervision's, a timer's): no message ends in them.
     uncounted: frozenset[str] = frozenset()
 
 
@@ -85,6 +87,14 @@ class Revived:
             self.unknown + more.unknown,
             self.refused | more.refused,
         )
+
+    def as_answer(self) -> dict[str, Any]:
+        """As `retry` prints it, and as the control channel carries it."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def event_of(row: Row) -> Event:

@@ -45,7 +45,8 @@ FROM step WHERE event.seq = step.seq AND event.state = 'sending'
 RETURNING seq, event_id, attempts, attempt_at, attempt_ticks, fixed
 """
 _STEP_COLUMNS: Final = (
-    "seq, ticks, target, next_at, reason, unclear, refusal, fault, clear_bytes, http_status, chekt_event_id, response_id, "
+    "seq, ticks, target, next_at, reason, unclear, refusal, fault, clear_bytes, http_status, "
+    "chekt_event_id, response_id, "
     "delivered_at, closed_ticks"
 )
 _WIDTH: Final = _STEP_COLUMNS.count(",") + 1
@@ -140,8 +141,10 @@ def _bring_media_along(transaction: Transaction, done: Sequence[Settlement], set
     for part in chunks(slots):
         transaction.db.execute(
             f"WITH slot (event_seq, kind, seq, put_url, callback_url, deadline) AS (VALUES {marks(len(part), 6)}) "
-            "UPDATE media SET put_url = slot.put_url, callback_url = slot.callback_url, deadline_ticks = slot.deadline, "
-            "next_at = ? FROM slot WHERE media.event_seq = slot.event_seq AND media.kind = slot.kind AND media.seq = slot.seq "
+            "UPDATE media SET put_url = slot.put_url, callback_url = slot.callback_url, "
+            "deadline_ticks = slot.deadline, "
+            "next_at = ? FROM slot WHERE media.event_seq = slot.event_seq AND media.kind = slot.kind "
+            "AND media.seq = slot.seq "
             "AND media.state = 'waiting'",
             [*flat(_slot_row(seq, slot) for seq, slot in part), transaction.ticks],
         )

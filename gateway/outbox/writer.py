@@ -252,7 +252,7 @@ class Writer:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """The store's, not the operation's. SQLITE_ERROR is a statement that is wrong in itself (sqlite.org/rescode.html)."""
+    """The store's, not the operation's. SQLITE_ERROR: a statement wrong in itself (sqlite.org/rescode.html)."""
     if not isinstance(error, sqlite3.Error) or isinstance(error, _OWN_FAULTS):
         return False
     return getattr(error, "sqlite_errorname", "") != "SQLITE_ERROR"

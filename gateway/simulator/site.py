@@ -72,6 +72,7 @@ class Site:
     published: list[Published] = field(default_factory=list)
     status: dict[str, str] = field(default_factory=dict)  # camera -> online, offline, disabled
     _open: dict[int, Published] = field(default_factory=dict)
+    _awaited: dict[tuple[str, bytes], asyncio.Event] = field(default_factory=dict)
     _client: mqtt.Client | None = None
     _heartbeat: asyncio.Task[None] | None = None
 
@@ -108,7 +109,11 @@ class Site:
         def on_publish(_client: Any, _userdata: Any, mid: int, _reason: Any, _properties: Any) -> None:
             loop.call_soon_threadsafe(self._on_publish, mid)
 
+        def on_message(_client: Any, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+            loop.call_soon_threadsafe(self._on_message, message.topic, bytes(message.payload))
+
         client.on_connect, client.on_disconnect, client.on_publish = on_connect, on_disconnect, on_publish
+        client.on_message = on_message
         self._client = client
         client.connect_async(broker_host, broker_port, keepalive=30)
         client.loop_start()
@@ -131,7 +136,7 @@ class Site:
         """The recorder loses power: no goodbye, the broker publishes the last will."""
 
         def pull(client: mqtt.Client) -> None:
-            if (sock := client.socket()) is not None:
+            if isinstance(sock := client.socket(), socket.socket):
                 sock.shutdown(socket.SHUT_RDWR)
 
         await self._end_session(pull)
@@ -223,6 +228,19 @@ class Site:
         """Until everything that was published is acknowledged (QoS 0: sent)."""
         async with asyncio.timeout(timeout):
             await self._nothing_open.wait()
+
+    async def hear(self, topic: str, payload: bytes, timeout: float = 30.0) -> None:
+        """Until somebody says `payload` on `topic`; a retained message counts. Raises TimeoutError."""
+        if self._client is None:
+            raise RuntimeError("the site is not started")
+        heard = self._awaited.setdefault((topic, payload), asyncio.Event())
+        self._client.subscribe(topic, qos=1)
+        async with asyncio.timeout(timeout):
+            await heard.wait()
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        if (heard := self._awaited.get((topic, payload))) is not None:
+            heard.set()
 
     def _now_ms(self) -> int:
         return int(self.now() * 1000)

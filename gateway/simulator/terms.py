@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,14 @@ def public_half(private_pem: bytes) -> bytes:
     """The public key of a private one, as PEM."""
     key = serialization.load_pem_private_key(private_pem, None)
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def read_public_key(pem: bytes) -> bytes:
+    """A public key or a certificate (PEM) as a public key. Raises ValueError where it is neither."""
+    if b"BEGIN CERTIFICATE" in pem:
+        key: object = x509.load_pem_x509_certificate(pem).public_key()
+    else:
+        key = serialization.load_pem_public_key(pem)
+    if not isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
+        raise ValueError("neither an RSA nor an elliptic curve key")
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -273,7 +273,7 @@ class Session:
         if self._had_session and not session_present:
             self._gap("the broker has lost our session; what was published while we were not connected is lost")
         elif self._broke_off and self._restarted:
-            self._gap("the broker broke off and was started again; what it had not yet saved is lost")
+            self._gap("the broker broke off and was started again; what it had not yet saved may be lost")
         self._had_session = True
         self._broke_off = self._restarted = False
         if not session_present:

@@ -231,12 +231,9 @@ class _Alarm:
             return Decision("ignored", "its beginning was missed, more than an hour ago")
         then = Judged(begun, judged.shift, judged.device_time, None, judged.age_unknown_ms)
         opened = self._begin(then, {**reading.details, "begun_unseen": True})
-        entry = opened.memory[self.open_key] or {}
-        ended = self._end(entry)
-        changes: Changes = {**opened.memory, **ended.memory}
-        if self.entry is None:
-            del changes[self.open_key]
-        return Decision(opened.outcome, opened.reason, (*opened.events, *ended.events), changes)
+        ended = self._end(opened.memory[self.open_key] or {})
+        events = (*opened.events, *ended.events)
+        return Decision(opened.outcome, opened.reason, events, {**opened.memory, **ended.memory})
 
     def _row(self, judged: Judged, details: Mapping[str, Any]) -> tuple[NewEvent, Changes]:
         plan, reading = self.plan, self.reading

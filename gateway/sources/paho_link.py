@@ -11,6 +11,9 @@ exception in one of our own callbacks ends `run` with that exception. Policy (ag
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, ParamSpec, Protocol
@@ -69,6 +72,7 @@ class Link:
         self._client = new_client(target, self._v5)
         self._fault: BaseException | None = None  # raised by one of our own callbacks
         self._leaving: Lost | None = None
+        self._held: socket.socket | None = None
         self._attached = False
         self._fd: int | None = None
         self._messages = 0
@@ -97,9 +101,12 @@ class Link:
             while not self._lost.done():
                 await asyncio.wait({self._lost}, timeout=TICK_SECONDS)
                 self._turn(self._tick)
+            await self._linger()
             return self._lost.result()
         finally:
             self._detach()
+            if self._held is not None:
+                self._held.close()
 
     def ack(self, mid: int, qos: int) -> None:
         if not self._lost.done():
@@ -128,7 +135,7 @@ class Link:
         if not self._greeted.done():
             self._end(self._leaving)
             return
-        self._turn(self._client.disconnect)
+        self._disconnect()
         self._loop.call_later(GOODBYE_SECONDS, self._end, self._leaving)
 
     async def leave(self) -> None:
@@ -141,9 +148,27 @@ class Link:
         if not self._paused:
             await self._wait(self._goodbye_acked, GOODBYE_SECONDS)
         self._leaving = Lost(Why.ENDED, "stopped")
-        self._turn(self._client.disconnect)
+        self._disconnect()
         await asyncio.wait({self._lost}, timeout=GOODBYE_SECONDS)
         self._end(self._leaving)
+
+    def _disconnect(self) -> None:
+        if self._fd is not None:
+            self._held = socket.socket(fileno=os.dup(self._fd))
+            self._turn(self._client.disconnect)
+
+    async def _linger(self) -> None:
+        """paho closes the socket behind DISCONNECT. With bytes in it that we have not read (we paused), the kernel
+        would answer the broker with a reset, and our last words would be thrown away unread: the broker would speak
+        our last will. So we hold the connection by a second handle until the broker has closed it."""
+        if self._held is None or self._fd is not None:
+            return
+        with contextlib.suppress(OSError, TimeoutError):
+            self._held.setblocking(False)
+            self._held.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                while await self._loop.sock_recv(self._held, 1 << 16):
+                    pass
 
     # --- the event loop's side --------------------------------------------------------------------------------------
 
@@ -318,10 +343,14 @@ class Link:
 
     def _lost_unexpectedly(self) -> Lost:
         error = self._client.error
-        if isinstance(error, ssl.SSLError):
-            return self._of_error(error)  # TLS 1.3: a refused client certificate is heard only after the handshake
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return self._of_error(error)
         if not self._greeted.done():
-            return Lost(Why.UNANSWERED, f"{self._target.where} closed the connection without answering our CONNECT")
+            reason = f"{self._target.where} closed the connection without answering our CONNECT"
+            if self._target.tls and self._target.cert_file is None:
+                # TLS 1.3 tells it after the handshake, and the broker may be gone before we have read it.
+                reason += "; perhaps it wants a client certificate (cert_file, key_file)"
+            return Lost(Why.UNANSWERED, reason)
         if error is not None:
             return self._of_error(error)
         return Lost(Why.NETWORK, f"{self._target.where} closed the connection")

@@ -88,6 +88,4 @@ def _zone_of_machine() -> tzinfo:
 
 def filters_of(settings: Settings) -> list[tuple[str, int]]:
     """Topic filters of all sources with their MQTT 5 retain handling: exactly what the rules need."""
-    return [
-        pair for source in settings.sources.values() for pair in load_family(source.family).filters(source)
-    ]
+    return [pair for source in settings.sources.values() for pair in load_family(source.family).filters(source)]

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.fakes.waiting import until
+
 BINARY: Final = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 START_SECONDS: Final = 10.0
 
@@ -110,6 +112,14 @@ class Mosquitto:
     def thaw(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
+
+    async def save(self) -> None:
+        """SIGUSR1: it writes its sessions and queues to disk, as it does every `autosave_interval`."""
+        database = self.folder / "mosquitto.db"
+        database.unlink(missing_ok=True)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
+        await until(database.exists, what="mosquitto's database")  # written under another name, then renamed
 
     async def restart(self) -> None:
         await self.stop()

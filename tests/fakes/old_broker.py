@@ -60,7 +60,7 @@ class OldBroker:
 class ScriptedBroker:
     """Says what `talk` says, once for each connection. `connects` are the CONNECT packets as they came."""
 
-    def __init__(self, talk: Callable[[ScriptedBroker, bytes], bytes | None]) -> None:
+    def __init__(self, talk: Callable[[ScriptedBroker, bytes], bytes | None], *, port: int = 0) -> None:
         """`talk` gets each packet and returns the answer; None closes the connection."""
         self._talk = talk
         self._server: asyncio.Server | None = None
@@ -69,7 +69,7 @@ class ScriptedBroker:
         self.connects: list[bytes] = []
         self.packets: list[bytes] = []
         self.connections = 0
-        self.port = 0
+        self.port = port
 
     @property
     def open(self) -> int:
@@ -80,7 +80,7 @@ class ScriptedBroker:
         return f"mqtt://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> ScriptedBroker:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -119,6 +119,27 @@ class ScriptedBroker:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+
+def ordinary(
+    *, session_present: bool = False, suback: bytes = b"\x01"
+) -> Callable[[ScriptedBroker, bytes], bytes | None]:
+    """A broker of MQTT 5 that does what it should; `suback` are the reason codes for our filters."""
+
+    def talk(_: ScriptedBroker, packet: bytes) -> bytes | None:
+        match packet[0] & 0xF0:
+            case 0x10:
+                return bytes([0x20, 3, session_present, 0, 0])
+            case 0x80:
+                return bytes([0x90, 3 + len(suback)]) + packet[2:4] + b"\x00" + suback
+            case 0x30:
+                return b"\x40\x02" + packet[4 + packet[3] :][:2]
+            case 0xE0:
+                return None
+            case _:
+                return b""
+
+    return talk
 
 
 async def _read_packet(reader: asyncio.StreamReader) -> bytes:

@@ -35,7 +35,7 @@ class Recorder:
         app = web.Application()
         app.router.add_post("/api/login", self._log_in)
         app.router.add_get("/{rest:.*}", self._get)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from gateway import config
 from gateway.sources.broker_target import shown, target_of
 from tests.fakes.mosquitto import Certificates, Mosquitto, free_port
-from tests.fakes.old_broker import OldBroker, ScriptedBroker, protocol_level
+from tests.fakes.old_broker import OldBroker, ScriptedBroker, ordinary, protocol_level
 from tests.fakes.publisher import Publisher
 from tests.fakes.session import QUICK, Running
 from tests.fakes.waiting import until
@@ -65,19 +65,20 @@ async def test_every_transport_carries_a_burst_whole_and_in_order(
     plain = free_port()
     if transport in ("ws", "wss"):
         lines.append("protocol websockets")
-    lines += [f"listener {plain} 127.0.0.1"]
+    lines += ["max_inflight_messages 300", f"listener {plain} 127.0.0.1"]
     async with Mosquitto(tmp_path, config=lines) as broker, Publisher(plain) as device:
         url = f"{transport}://localhost:{broker.port}" + ("/mqtt" if transport == "ws" else "")
         async with Running(url, protocol=protocol, receive_maximum=300, **options) as running:
-            payloads = [str(number).encode() * (1 + 13 * (number % 200)) for number in range(1000)]
+            payloads = [str(number).encode() * (1 + 13 * (number % 200)) for number in range(600)]
             for payload in payloads:
                 device.publish("alarm/door", payload)
-            device.publish("alarm/picture", bytes(700_000))
+            # Mosquitto's websockets may write 4 KiB at a time, ten times a second.
+            picture = bytes(30_000 if transport in ("ws", "wss") else 700_000)
+            device.publish("alarm/picture", picture)
             got: list[bytes] = []
-            while len(got) < 1001:
+            while len(got) < 601:
                 got += await running.take(1)
-            assert [payload for payload in got if len(payload) < 700_000] == payloads
-            assert bytes(700_000) in got
+            assert got == [*payloads, picture]
             assert running.facts["unacknowledged"] == 0
 
 
@@ -125,8 +126,8 @@ async def test_a_missing_client_certificate_is_named(tmp_path: Path, certificate
         url = f"mqtts://localhost:{broker.port}"
         async with Running(url, wait=False, ca_file=str(certificates.ca_file)) as running:
             await until(lambda: len(running.waits) >= 4)
-            assert running.facts["last_error"] == "the broker wants a client certificate (cert_file, key_file)"
-            assert running.facts["protocol"] == "5"
+            assert "wants a client certificate (cert_file, key_file)" in running.facts["last_error"]
+            assert running.facts["fell_back"] is False
 
 
 @needs_mosquitto
@@ -209,33 +210,16 @@ def test_no_secret_is_shown() -> None:
 
 
 async def test_an_unknown_host_is_named() -> None:
-    async with Running("mqtt://no-such-host.invalid", wait=False) as running:
+    async with Running("mqtts://no-such-host.invalid", wait=False) as running:
         await running.failed()
         assert "no-such-host.invalid" in running.facts["last_error"]
-
-
-def suback(codes: bytes) -> Callable[[ScriptedBroker, bytes], bytes | None]:
-    def talk(broker: ScriptedBroker, packet: bytes) -> bytes | None:
-        match packet[0] & 0xF0:
-            case 0x10:
-                return b"\x20\x03\x00\x00\x00"
-            case 0x80:
-                return bytes([0x90, 3 + len(codes)]) + packet[2:4] + b"\x00" + codes
-            case 0x30:
-                return b"\x40\x02" + packet[4 + packet[3] :][:2]
-            case 0xE0:
-                return None
-            case _:
-                return b""
-
-    return talk
 
 
 async def test_a_refused_filter_is_said_loudly_and_the_others_go_on() -> None:
     """Also a broker that grants less than we asked for, and a filter that is none."""
     with capture_logs() as logs:
         async with (
-            ScriptedBroker(suback(b"\x87\x01\x00")) as broker,
+            ScriptedBroker(ordinary(suback=b"\x87\x01\x00")) as broker,
             Running(broker.url, filters=["secret/#", "alarm/#", "weak/#", "wrong/#/end"]) as running,
         ):
             assert running.facts["refused_filters"] == {
@@ -252,7 +236,7 @@ async def test_a_refused_filter_is_said_loudly_and_the_others_go_on() -> None:
 
 async def test_connect_says_what_the_session_needs() -> None:
     """MQTT 5: no clean start, session expiry and receive maximum as configured; the will is retained, QoS 1."""
-    async with ScriptedBroker(suback(b"\x01")) as broker:
+    async with ScriptedBroker(ordinary()) as broker:
         async with Running(broker.url, receive_maximum=321, session_expiry="2d"):
             pass
         [connect] = broker.connects
@@ -291,6 +275,8 @@ def speaks_only_3_1_1(answer: bytes | None) -> Callable[[ScriptedBroker, bytes],
                 return b"\x20\x02\x00\x00" if protocol_level(packet) == 4 else answer
             case 0x80:
                 return b"\x90\x03" + packet[2:4] + b"\x01"
+            case 0x30:
+                return b"\x40\x02" + packet[4 + packet[3] :][:2]
             case 0xE0:
                 return None
             case _:
@@ -333,20 +319,36 @@ async def test_a_broker_that_answers_nobody_is_not_taken_for_an_old_one() -> Non
 # --- others with our id, and stopping -------------------------------------------------------------------------------
 
 
-@needs_mosquitto
-async def test_another_client_with_our_id_is_named(tmp_path: Path) -> None:
+async def test_another_client_with_our_id_is_named() -> None:
     """MQTT 5, DISCONNECT 0x8E; and we wait longer than usual, or each would throw out the other for ever."""
+    with capture_logs() as logs:
+        async with (
+            ScriptedBroker(ordinary()) as broker,
+            Running(broker.url, timing=replace(QUICK, taken_over=33.0)) as running,
+        ):
+            broker.say(b"\xe0\x02\x8e\x00")
+            await until(lambda: running.waits)
+            assert running.waits == [(33.0, 66.0)]
+            assert "another client uses the id chekt-gateway-Z6RSOG" in running.facts["last_error"]
+    [entry] = said(logs, "mqtt_lost")
+    assert entry["log_level"] == "error"
+
+
+@needs_mosquitto
+async def test_two_gateways_with_one_id_do_not_throw_each_other_out_for_ever(tmp_path: Path) -> None:
+    """Debian 12's Mosquitto (2.0.11) closes the older connection without a word, also with MQTT 5."""
+    timing = replace(QUICK, taken_over=33.0)
     async with Mosquitto(tmp_path) as broker:
         with capture_logs() as logs:
             async with (
-                Running(broker.url, timing=replace(QUICK, taken_over=33.0)) as running,
-                Publisher(broker.port, client_id="chekt-gateway-Z6RSOG", protocol="5"),
+                Running(broker.url, timing=timing) as one,
+                Running(broker.url, timing=timing, wait=False) as two,
             ):
-                await until(lambda: running.waits)
-                assert running.waits == [(33.0, 66.0)]
-                assert "another client uses the id chekt-gateway-Z6RSOG" in running.facts["last_error"]
-        [entry] = said(logs, "mqtt_lost")
-        assert entry["log_level"] == "error"
+                await until(lambda: (33.0, 66.0) in one.waits + two.waits)
+                winner = one if (33.0, 66.0) in two.waits else two
+                await winner.connected()
+                assert len(one.waits) + len(two.waits) <= 6
+    assert "error" in {entry["log_level"] for entry in said(logs, "mqtt_lost")}
 
 
 async def test_without_a_reason_quick_ends_are_blamed_on_a_second_client_after_three() -> None:

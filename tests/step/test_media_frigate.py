@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import stat
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from gateway.media import frigate
+from gateway.media import frigate, mp4
 from gateway.media.files import FileFault, MediaFolder, TooLarge, best_name_of, name_of, place_of
 from gateway.media.frigate import Forbidden, Frigate, NotThere, Refused, Unanswered, Unreachable, is_of_the_site
 from gateway.model import MediaKind
@@ -266,6 +268,39 @@ def test_a_host_of_the_site_may_have_its_own_certificate(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "8.8.8.8", "2a00::1", "nvr.example.com", "example.local.com"])
 def test_any_other_host_must_have_a_good_certificate(host: str) -> None:
     assert not is_of_the_site(host)
+
+
+@pytest.mark.needs("ffmpeg")
+@pytest.mark.parametrize(
+    "flags", ["+faststart", "frag_keyframe+empty_moov", "frag_keyframe+empty_moov+default_base_moof", ""]
+)
+def test_the_movies_of_ffmpeg_are_read_as_they_are(flags: str, tmp_path: Path) -> None:
+    """Frigate makes its clips with ffmpeg: an index in front up to 0.14, fragments from then on."""
+    path = tmp_path / "clip.mp4"
+    picture = ["-f", "lavfi", "-i", "testsrc=size=160x90:rate=6:duration=8", "-f", "lavfi", "-i", "sine=duration=8"]
+    made = [
+        "-c:v",
+        "mpeg4",
+        "-g",
+        "12",
+        "-c:a",
+        "aac",
+        *(["-movflags", flags] if flags else []),
+        "-f",
+        "mp4",
+        str(path),
+    ]
+    subprocess.run(["ffmpeg", "-v", "error", *picture, *made], check=True)
+    data = path.read_bytes()
+    movie = mp4.read(io.BytesIO(data), len(data))
+    assert movie.whole
+    assert 8_000 <= movie.duration_ms <= 8_400
+    assert movie.fragmented == flags.startswith("frag")
+    assert movie.faststart == bool(flags)
+    step = max(1, len(data) // 500)
+    assert not any(
+        mp4.read(io.BytesIO(data[:size]), size).whole for size in [*range(0, len(data), step), len(data) - 1]
+    )
 
 
 async def test_a_kept_file_is_whole_private_and_alone(folder: MediaFolder) -> None:

@@ -1,4 +1,4 @@
-"""The practice bucket judges presigned requests as S3 does; the signer it is compared with follows the AWS documents."""
+"""The practice bucket judges presigned requests as S3 does; compared with a signer made from the AWS documents."""
 
 from __future__ import annotations
 
@@ -88,7 +88,12 @@ class Judged:
         self.target = presign_put(self.key, self.host, "/bucket/eve-1/snapshot_0.jpg", now=MOMENT, expires=60)
 
     def refusal(self, **changed: Any) -> Refused:
-        request: dict[str, Any] = {"method": "PUT", "target": self.target, "headers": {"host": self.host}, "now": MOMENT} | changed
+        request: dict[str, Any] = {
+            "method": "PUT",
+            "target": self.target,
+            "headers": {"host": self.host},
+            "now": MOMENT,
+        } | changed
         with pytest.raises(Refused) as caught:
             judge(self.key, request["method"], request["target"], request["headers"], now=request["now"])
         return caught.value

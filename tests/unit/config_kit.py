@@ -69,9 +69,7 @@ def private_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase:
 
 
 def public_pem(key: rsa.RSAPrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def certificate_pem(begins: datetime, ends: datetime) -> bytes:

@@ -34,7 +34,7 @@ def _dumped(payload: Any) -> bytes:
 def review(
     kind: str = "new",
     *,
-    id: str = "1772366399.308396-abc123",
+    id: str = "1772366399.308396-abc123",  # noqa: A002, the name that Frigate gives it
     camera: str = "front_door",
     start: Any = float(START),
     end: Any = None,
@@ -87,7 +87,9 @@ def tracked(kind: str = "new", **changed: Any) -> dict[str, Any]:
     return {"type": kind, "before": {**after, "false_positive": kind == "new"}, "after": after}
 
 
-def reading(payload: Any, topic: str = "frigate/reviews", source: CompiledSource | None = None, **given: Any) -> Reading:
+def reading(
+    payload: Any, topic: str = "frigate/reviews", source: CompiledSource | None = None, **given: Any
+) -> Reading:
     answer = (source or compiled()).read(message(payload, topic, **given))
     assert isinstance(answer, list), answer
     assert len(answer) == 1

@@ -194,7 +194,7 @@ def test_settings_that_frigate_cannot_follow_name_their_key() -> None:
     family = load_family("frigate")
     for prefix in ("", "a/#", "+/b", "/a", "a/"):
         with pytest.raises(BadSource, match="topic_prefix"):
-            family.filters(Source.model_construct(dialect=None, topic_prefix=prefix))
+            family.filters(Source.model_construct(family="frigate", dialect=None, topic_prefix=prefix))
 
 
 def broken(path: str, value: Any, kind: str = "new") -> dict[str, Any]:
@@ -221,7 +221,9 @@ def test_an_alarm_without_what_names_it_is_kept_as_unreadable(path: str, value: 
     assert answer.reason
 
 
-@pytest.mark.parametrize("payload", [[], {}, "text", 7, None, [review()], {"type": "new"}, {"type": "new", "after": []}])
+@pytest.mark.parametrize(
+    "payload", [[], {}, "text", 7, None, [review()], {"type": "new"}, {"type": "new", "after": []}]
+)
 def test_another_shape_is_unreadable(payload: Any) -> None:
     assert isinstance(compiled().read(message(json.dumps(payload))), Unreadable)
 
@@ -251,7 +253,8 @@ def test_milliseconds_are_cut_off_not_rounded() -> None:
 
 
 def test_parts_of_another_shape_cost_only_themselves() -> None:
-    for value in (None, [], "x", 7, {"detections": {"a": 1}, "objects": [[["person"]]], "zones": 3}):
+    others: list[Any] = [None, [], "x", 7, {"detections": {"a": 1}, "objects": [[["person"]]], "zones": 3}]
+    for value in others:
         said = reading(broken("after.data", value))
         assert said.camera == "front_door"
         assert said.media["detections"] == []
@@ -264,7 +267,14 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-PATHS = ["type", "before", "after", *(f"after.{k}" for k in review()["after"]), "after.data.objects", "after.data.zones"]
+PATHS = [
+    "type",
+    "before",
+    "after",
+    *(f"after.{k}" for k in review()["after"]),
+    "after.data.objects",
+    "after.data.zones",
+]
 TOPICS = ["frigate/reviews", "frigate/events", "frigate/available", "frigate/x/status/detect"]
 SOURCES = [
     compiled("reviews", labels=("person",), zones=("yard",)),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sources.expressions import BadExpression, compile_expression, is_constant, text, word
+from gateway.sources.expressions import BadExpression, compile_expression, is_constant
+from gateway.sources.values import text, word
 
 OPTIONS = {"zones": ("yard", "drive"), "labels": (), "min_score": 0.5}
 
@@ -72,6 +73,8 @@ def evaluate(source: str, payload: Any = MESSAGE) -> Any:
         ("payload.nothing or payload.n == 3 or payload.n == 4", True),
         ("payload.n == 3 and payload.yes == True and payload.type == 'end'", False),
         ("'a' if payload.n == 3 else 'b'", "a"),
+        ("payload.type if options.labels else payload.n", 3),
+        ("options.zones and options.min_score", True),
         ("coalesce(payload.nothing, payload.missing, payload.n)", 3),
         ("word(payload.yes)", "true"),
         ("number(payload.quoted) == 0.75", True),
@@ -127,6 +130,7 @@ def test_what_an_expression_says(source: str, value: Any) -> None:
         "(payload.a := 1)",
         "1 if payload.a",
         "not " * 2000 + "payload.a",
+        "not " * 150 + "payload." + "a." * 60 + "b",
         " or ".join(["payload.a"] * 100),
     ],
 )
@@ -157,7 +161,8 @@ def test_a_name_is_short_printable_text() -> None:
     assert text(True) is None
     assert text(["a"]) is None
     assert text(10**5000) is None
-    assert [word(w) for w in (True, "ON ", 1, "True", None, {})] == ["true", "on", "1", "true", None, None]
+    said: list[Any] = [True, "ON ", 1, "True", None, {}]
+    assert [word(w) for w in said] == ["true", "on", "1", "true", None, None]
 
 
 json_values = st.recursive(
@@ -167,8 +172,10 @@ json_values = st.recursive(
     | st.decimals(allow_nan=False, allow_infinity=False)
     | st.text()
     | st.sampled_from(["new", "person", "0.7", "1e999999"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["type", "zones", "objects", "label", "score", "n"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["type", "zones", "objects", "label", "score", "n"]), inner, max_size=5)
+    ),
     max_leaves=20,
 )
 

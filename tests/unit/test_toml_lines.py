@@ -1,4 +1,7 @@
-"""The finder of lines, proven against tomllib: documents of every form whose lines are known because the test wrote them."""
+"""The finder of lines, proven against tomllib.
+
+Documents of every form are written at random; the writer knows the line of each key because it wrote it there.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ SCALARS = [
 KEYS = st.one_of(
     st.text("abAB01_-", min_size=1, max_size=3),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=3),
-    st.sampled_from(["", " ", ".", "a.b", '"', "'", "\\", "#", "=", "[x]", "]", "\n", "\t", "ü", "\x85", "\u2028", "1", "true"]),
+    st.sampled_from(
+        ["", " ", ".", "a.b", '"', "'", "\\", "#", "=", "[x]", "]", "\n", "\t", "ü", "\x85", "\u2028", "1", "true"]
+    ),
 )
 VALUES = st.recursive(
     st.sampled_from(SCALARS).map(Scalar),

@@ -512,3 +512,25 @@ def test_an_unanswered_callback_may_have_arrived_and_an_unwritten_one_not() -> N
     assert read_callback_answer(Reply(None, written=True), wall=WALL, unclear_before=False).unclear
     assert not read_callback_answer(Reply(None, written=False), wall=WALL, unclear_before=False).unclear
     assert read_put_answer(s3(503, "SlowDown"), wall=WALL, sent_content_type=False).text == "SlowDown: m"
+
+
+def test_what_is_kept_of_an_answer_is_plain_and_without_addresses() -> None:
+    answer = read(reply(201, EXAMPLE | {"reason": 7, "event_id": 56, "status": "accepted"}))
+    assert answer.warnings == ("reason is a int, not a string",)
+    assert answer.chekt_event_id == "56"
+    kept = answer.for_ledger()
+    assert json.loads(json.dumps(kept)) == kept
+    assert kept["slots"] == 4
+    assert "amazonaws" not in json.dumps(kept)
+
+
+def test_dates_that_are_none_are_no_dates() -> None:
+    assert http_date("Thu, 20 Nov 2025 01:46:28 -0000") == WALL
+    assert http_date("Thu, 20 Nov 9999 01:46:28 +0000") is not None
+    assert http_date("yesterday") is None
+
+
+def test_an_address_without_a_host_is_no_address() -> None:
+    assert callback_fault("https:///x", CLOUD) == "callback_put_url names no host"
+    assert callback_fault(CALLBACK.format("a=b"), "http:///") is not None
+    assert put_url_fault("http://localhost/x", "http://") is not None

@@ -1,0 +1,98 @@
+"""The functions of the rule language: names, words and numbers out of whatever a message holds.
+
+None of them fails, each takes any decoded value, and each says None where there is nothing of its kind. Pure.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+MAX_TEXT: Final = 256  # characters of a text that may name something; longer is no name
+MAX_WORDS: Final = 32  # elements that `words` and `texts` take; a review has a handful of objects
+_LARGEST: Final = 10**18  # numbers beyond are no measurement, and not every reader of JSON can hold them
+
+
+def number(value: Any) -> Decimal | int | None:
+    """The number in a number or in a text such as `"0.75"`; None where there is none. True is not a number."""
+    if type(value) is int or (type(value) is Decimal and value.is_finite()):
+        return value
+    if type(value) is float:
+        return Decimal(repr(value)) if value == value and abs(value) != float("inf") else None
+    if type(value) is str and len(value) <= 40:
+        try:
+            read = Decimal(value.strip())
+        except InvalidOperation:
+            return None
+        return read if read.is_finite() else None
+    return None
+
+
+def text(value: Any) -> str | None:
+    """A usable name: 1 to 256 printable characters, blanks at the ends taken off; a number as it was sent."""
+    if type(value) is not str:
+        if type(value) is not int and type(value) is not Decimal:
+            return None
+        try:
+            value = str(value)
+        except ValueError:  # an integer of thousands of digits
+            return None
+    if value.isprintable() and len(value) <= MAX_TEXT:  # the common case; surrogates are not printable
+        return value.strip() or None
+    # Camera ids with invisible characters come from copying out of web pages; they are taken off, not kept as names.
+    shown = "".join(c for c in value[: 4 * MAX_TEXT] if c.isprintable()).strip()
+    return shown if 0 < len(shown) <= MAX_TEXT else None
+
+
+def word(value: Any) -> str | None:
+    """What a value map looks up: `True`, `"ON "` and `1` are written in so many ways that one is needed."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    read = text(value)
+    return None if read is None else read.lower()
+
+
+def texts(value: Any, at_most: int = MAX_WORDS) -> list[str]:
+    """The usable names of a list, at most 32; of a single name, a list of it."""
+    if type(value) is not list:
+        value = [value]
+    elif len(value) > at_most:
+        value = value[:at_most]
+    return [name for element in value if (name := text(element)) is not None]
+
+
+def words(*lists: Any) -> str | None:
+    """Names of all lists as one: sorted, each once, joined by `+`."""
+    found = {name for one in lists if one for name in texts(one)}
+    return "+".join(sorted(found))[:MAX_TEXT] or None
+
+
+def without_suffix(value: Any, suffix: str) -> Any:
+    if type(value) is list:
+        return [e.removesuffix(suffix) if type(e) is str else e for e in value]
+    return value.removesuffix(suffix) if type(value) is str else value
+
+
+def coalesce(*values: Any) -> Any:
+    return next((v for v in values if v is not None), None)
+
+
+def overlaps(left: Any, right: Any) -> bool:
+    """True if the two lists of names have one in common."""
+    return not set(texts(left, 1000)).isdisjoint(texts(right, 1000))
+
+
+def plain(value: Any) -> Any:
+    """What may go into a row as JSON: scalars and short lists of them; all else is left out."""
+    if type(value) is str:
+        return text(value)
+    if type(value) is list:
+        kept = [plain(element) for element in value[:MAX_WORDS] if type(element) is not list]
+        return [element for element in kept if element is not None]
+    if type(value) is Decimal:
+        return float(value) if abs(value) < _LARGEST else None
+    if type(value) is int:
+        return value if abs(value) < _LARGEST else None
+    return value if type(value) is bool else None

@@ -178,7 +178,14 @@ class Demo:
         key_file = self.folder / "practice-private-key.pem"
         write_private_key(key_file)
         place = Place(
-            cloud.url, cloud.token_url, str(key_file), f"mqtt://127.0.0.1:{broker_port}", site.url, self.folder
+            cloud_url=cloud.url,
+            token_url=cloud.token_url,
+            private_key_file=str(key_file),
+            broker_url=f"mqtt://127.0.0.1:{broker_port}",
+            # amqtt leaves a CONNECT of MQTT 5 without an answer, and the gateway would wait before it falls back.
+            protocol="3.1.1" if broker.name == "amqtt" else "5",
+            recorder_url=site.url,
+            folder=self.folder,
         )
         config = self.folder / "gateway.toml"
         config.write_text(demo_configuration(place, cloud.terms))

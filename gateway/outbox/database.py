@@ -95,7 +95,7 @@ def read_only(path: Path, *, version: int = SCHEMA_VERSION) -> sqlite3.Connectio
             db = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None)
             db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError:
-            # sqlite.org/wal.html, "Read-Only Databases": where there is no journal and none can be made, the file says all.
+            # sqlite.org/wal.html, "Read-Only Databases": where no journal is and none can be made, the file says all.
             if path.with_name(path.name + "-wal").exists():
                 raise
             db = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, isolation_level=None)

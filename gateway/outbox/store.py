@@ -1,8 +1,8 @@
 """The outbox: the durable table of everything that the cloud shall hear. The one door to it for the steps.
 
 Promises: what a method returns from is on the disk (WAL, `synchronous=FULL`), with everything of the same moment in
-one commit; a StoreError means that nothing of it is there; cancelling a caller never half-does anything, though it may be
-done; every move of an event or a picture is one of `gateway.states`. All SQL is in this folder: `writer` owns the
+one commit; a StoreError means that nothing of it is there; cancelling a caller never half-does anything, though it may
+be done; every move of an event or a picture is one of `gateway.states`. All SQL is in this folder: `writer` owns the
 connection, `adding`, `claims`, `settling`, `pictures` and `keeping` are what it does, `ledger` is what people read.
 """
 

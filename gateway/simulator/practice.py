@@ -20,6 +20,7 @@ class Place:
     token_url: str
     private_key_file: str
     broker_url: str | None = None
+    protocol: str = "5"
     recorder_url: str | None = None
     folder: Path | None = None
 
@@ -60,6 +61,7 @@ def demo_configuration(place: Place, terms: Terms) -> str:
 {cloud_table(place, terms)}
 [broker]
 url = {_quoted(place.broker_url or "")}
+protocol = {_quoted(place.protocol)}
 
 [outbox]
 path = {_quoted(str((place.folder or Path()) / "outbox.db"))}

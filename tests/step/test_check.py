@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import check
-from tests.unit.config_kit import GOOD, NOW, Place, spoiled
+from tests.fakes.configuration import GOOD, NOW, Place, spoiled
 
 
 @pytest.fixture

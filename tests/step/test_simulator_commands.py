@@ -18,6 +18,7 @@ import aiohttp
 import jwt
 import pytest
 
+from gateway.simulator.broker import NoBroker, find_broker
 from gateway.simulator.children import package_environment
 from gateway.simulator.terms import public_half
 from tests.step.simulator_client import JWT_BEARER
@@ -38,7 +39,7 @@ async def command(*words: str, **environment: str) -> AsyncIterator[asyncio.subp
         yield process
     finally:
         if process.returncode is None:
-            process.kill()
+            process.terminate()
         await process.communicate()
 
 
@@ -75,7 +76,7 @@ async def token_status(said: dict[str, Any], key: bytes) -> int:
 
 async def test_the_simulator_introduces_itself_and_ends_on_a_signal(tmp_path: Path) -> None:
     key_file = tmp_path / "key.pem"
-    async with command("simulator", "--port", "0", "--json", "--key", str(key_file)) as process:
+    async with command("simulator", "--port", "0", "--json", "--key", str(key_file), TMPDIR=str(tmp_path)) as process:
         said = await introduction(process)
         assert said["private_key_file"] == str(key_file)
         assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
@@ -91,13 +92,13 @@ async def test_the_simulator_introduces_itself_and_ends_on_a_signal(tmp_path: Pa
 
 async def test_a_key_is_used_again_and_never_overwritten(tmp_path: Path) -> None:
     key_file, public_file = tmp_path / "key.pem", tmp_path / "public.pem"
-    async with command("simulator", "--port", "0", "--json", "--key", str(key_file)) as process:
+    async with command("simulator", "--port", "0", "--json", "--key", str(key_file), TMPDIR=str(tmp_path)) as process:
         await introduction(process)
     before = key_file.read_bytes()
     public_file.write_bytes(public_half(before))
     own = ["--public-key", str(public_file), "--key-id", "mine"]
     for words, key_id in ((["--key", str(key_file)], "practice-key"), (own, "mine")):
-        async with command("simulator", "--port", "0", "--json", *words) as process:
+        async with command("simulator", "--port", "0", "--json", *words, TMPDIR=str(tmp_path)) as process:
             said = await introduction(process)
             assert said["key_id"] == key_id
             assert await token_status(said, before) == 200
@@ -107,7 +108,7 @@ async def test_a_key_is_used_again_and_never_overwritten(tmp_path: Path) -> None
 async def test_a_key_that_is_none_is_said_plainly(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     path.write_text("no key")
-    async with command("simulator", "--port", "0", "--public-key", str(path)) as process:
+    async with command("simulator", "--port", "0", "--public-key", str(path), TMPDIR=str(tmp_path)) as process:
         _, talk = await asyncio.wait_for(process.communicate(), 20)
         assert process.returncode == 1
         assert b"the key cannot be used" in talk
@@ -123,6 +124,21 @@ async def test_the_demo_confirms_everything_and_ends(tmp_path: Path) -> None:
     assert b"event clip confirmed" in out
     assert b"its page: http://127.0.0.1:" in out
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_demo_runs_with_the_broker_of_the_demo_extra(tmp_path: Path) -> None:
+    pytest.importorskip("amqtt", reason="the demo extra is not installed")
+    async with command("demo", "--once", "--broker", "amqtt", TMPDIR=str(tmp_path)) as process:
+        out, talk = await asyncio.wait_for(process.communicate(), 55)
+        assert process.returncode == 0, talk.decode()
+    assert b"amqtt on 127.0.0.1" in out
+
+
+def test_a_machine_without_a_broker_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(NoBroker, match=r"apt install mosquitto.*chekt-gateway\[demo\]"):
+        find_broker()
 
 
 @pytest.mark.needs("mosquitto")

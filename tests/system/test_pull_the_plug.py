@@ -110,7 +110,7 @@ async def test_killed_with_the_request_on_the_wire(premises: Premises) -> None:
     await premises.gateway.subscribed()
     async with Publisher(premises.broker.port) as publisher:
         publisher.publish("frigate/reviews", encode(review("front_door")))
-        await premises.cloud.wait_for(fact=lambda: premises.cloud.events)
+        await until(lambda: len(premises.cloud.events) == 1)
     await premises.gateway.kill()
     await premises.gateway.start()
     await until(lambda: premises.gateway.rows("SELECT 1 FROM event WHERE state = 'delivered'"))
@@ -131,16 +131,16 @@ async def wait_for_state(premises: Premises, state: str) -> None:
 )
 async def test_killed_while_the_picture_is_under_way(premises: Premises, tmp_path: Path, fault_on: str, state_at_the_kill: str) -> None:
     """The event is settled with its slots; the picture goes on where it was, also where the cloud already had it."""
-    async with Site(broker_port=premises.broker.port, cameras=("front_door",)) as site:
+    site = Site(cameras=("front_door",), qos=1)
+    await site.start(premises.broker.port)
+    try:
         premises.configure(defaults="snapshots = 1", source=f'url = "{site.url}"')
         premises.cloud.always(fault_on, Delay(60.0, after=True))
         await premises.gateway.start()
         await premises.gateway.subscribed()
-        await site.raise_alarm("front_door")
-        await premises.cloud.wait_for(uploads=1, timeout=20)
+        site.raise_alarm("front_door")
+        await until(lambda: premises.cloud.done if fault_on == "callback" else premises.cloud.uploads, timeout=20)
         await wait_for_state(premises, state_at_the_kill)
-        if fault_on == "callback":
-            await premises.cloud.wait_for(done=1, timeout=20)
         await premises.gateway.kill()
         assert premises.gateway.rows("SELECT state FROM media") == [(state_at_the_kill,)]
         premises.cloud.clear()
@@ -150,6 +150,8 @@ async def test_killed_while_the_picture_is_under_way(premises: Premises, tmp_pat
         assert premises.cloud.repeats == 0
         assert len(premises.cloud.done) == 1
         assert await premises.gateway.stop() == 0
+    finally:
+        await site.stop()
 
 
 CAMERAS = ("front_door", "driveway", "warehouse")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, Fault, Settings, config_path
-from tests.unit.config_kit import GOOD, Place, spoiled
+from tests.fakes.configuration import GOOD, Place, spoiled
 
 
 @pytest.fixture

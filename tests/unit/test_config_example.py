@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from gateway.config import Camera, CameraDefaults, Settings, Table
 from gateway.config.reading import sections
 from gateway.sources.known import known_families
-from tests.unit.config_kit import NOW, Place
+from tests.fakes.configuration import NOW, Place
 
 EXAMPLE: Final = Path(__file__).resolve().parents[2] / "config" / "gateway.toml"
 _OFF: Final = re.compile(r"^#(?=[a-z0-9_]+ = )", re.MULTILINE)  # a setting that is switched off: no blank after "#"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, FileFault, Settings, read_secret
-from tests.unit.config_kit import GOOD, NOW, Place, spoiled
+from tests.fakes.configuration import GOOD, NOW, Place, spoiled
 
 
 @pytest.fixture

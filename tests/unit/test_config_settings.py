@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.config import CameraDefaults, ConfigError, ResolvedCamera, Settings
-from tests.unit.config_kit import GOOD, Place, spoiled
+from tests.fakes.configuration import GOOD, Place, spoiled
 
 
 @pytest.fixture

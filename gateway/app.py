@@ -1,9 +1,10 @@
 """What runs, and how it stops: the one place where the parts are put together.
 
-One TaskGroup of named tasks; an exception that leaves a task ends the process, systemd starts it again, and the outbox makes
-that safe. SIGTERM: stop taking messages, commit and acknowledge what is in hand, leave the broker, finish the requests in
-hand, at most GRACE_SECONDS, then cancel and close. READY=1 when the store is open and the broker task runs: a broker or
-a cloud that is down must not make systemd kill the gateway. The watchdog is fed by the progress of every step.
+One TaskGroup of named tasks; an exception that leaves a task ends the process, systemd starts it again, and the
+outbox makes that safe. SIGTERM: stop taking messages, commit and acknowledge what is in hand, leave the broker,
+finish the requests in hand, at most GRACE_SECONDS, then cancel and close. READY=1 when the store is open and the
+broker task runs: a broker or a cloud that is down must not make systemd kill the gateway. The watchdog is fed by the
+progress of every step.
 """
 
 from __future__ import annotations
@@ -255,7 +256,7 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
             version=version,
             api_key=secrets.api_key,
             max_bytes_per_second=settings.uploads.max_bytes_per_second,
-            on_date=lambda at: tokens.learn_date(at),
+            on_date=lambda at: tokens.learn_date(at),  # noqa: PLW0108  `tokens` is made from this client, below
         )
         stack.push_async_callback(client.close)
         tokens = TokenSource(settings.cloud, secrets, client.post_form, clock)
@@ -313,7 +314,7 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
             gate=Gate(
                 policy,
                 ticks=clock.ticks_ms(),
-                jitter=random.random(),
+                jitter=random.random(),  # noqa: S311  spreads load, guards nothing
                 pauses=[(begin, end) for begin, end in json.loads(await store.get_meta(PAUSES) or "[]")],
             ),
             policy=policy,
@@ -324,7 +325,9 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
             refused=(StoreError,),
             beat=beats.of("delivery"),
         )
-        recorders = {table: _recorder(settings, table, clock) for table, source in settings.sources.items() if source.url}
+        recorders = {
+            table: _recorder(settings, table, clock) for table, source in settings.sources.items() if source.url
+        }
         for recorder in recorders.values():
             stack.push_async_callback(recorder.close)
         upkeep = Upkeep(
@@ -433,6 +436,3 @@ def _recorder(settings: Settings, table: str, clock: Any) -> Frigate:
 
 def _password(settings: Settings, path: str | None) -> str | None:
     return None if path is None else settings.secret(path).decode()
-
-
-

@@ -1,8 +1,9 @@
 """Step 3: rows to the cloud. Claims what may go, posts it, and settles what the answer means.
 
-Promises: one request in flight for a camera; a row is settled exactly once for each claim; an unexpected exception inside
-one row defers that row and no other; a deferred or held row never blocks another. What an answer means is read in
-`chekt/wire.py`, what follows for the row in `retry.py`, what follows for all rows in `gate.py`: nothing of that here.
+Promises: one request in flight for a camera; a row is settled exactly once for each claim; an unexpected exception
+inside one row defers that row and no other; a deferred or held row never blocks another. What an answer means is read
+in `chekt/wire.py`, what follows for the row in `retry.py`, what follows for all rows in `gate.py`: nothing of that
+here.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Delivery:
         refused: tuple[type[Exception], ...],
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`delivered` is called when upload slots may have come; `refused`: what the store raises when it cannot commit."""
+        """`delivered`: called when upload slots may have come; `refused`: what the store raises when it cannot commit."""
         self._store = store
         self._client = client
         self._tokens = tokens
@@ -105,8 +106,7 @@ class Delivery:
         """Claims what may go now and waits until it is settled. Whether there was anything."""
         async with asyncio.TaskGroup() as group:
             await self._start(group)
-            did = bool(self._in_hand)
-        return did
+            return bool(self._in_hand)
 
     async def _start(self, group: asyncio.TaskGroup) -> float:
         """Claims and starts what may go now; how many seconds until there may be more without a ring."""
@@ -179,7 +179,7 @@ class Delivery:
             return token
         answer = await self._post(claimed, token)
         if answer.verdict is Verdict.UNAUTHORISED and self._tokens.renewable:
-            # RFC 6750, 3.1: the token was revoked or has expired. By identity: a stale 401 must not throw away a fresh one.
+            # RFC 6750, 3.1: revoked or expired. By identity: a stale 401 must not throw away a fresh token.
             self._tokens.invalidate(token)
             second = await self._token()
             if isinstance(second, Answer):

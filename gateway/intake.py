@@ -1,9 +1,10 @@
 """Step 1: message -> row, then the acknowledgement.
 
 Promises: the broker is told that a message is safe only after the commit that holds what it came to; a store that
-refuses means no acknowledgement and a deliberate reconnect, so that the broker sends again; every message ends as exactly one
-of stored, duplicate, closing, ignored, unmapped, unreadable, counted in that same commit. What was published with QoS 0
-never comes again: those are kept and tried again with the next group. One task; the only one that decides conditions.
+refuses means no acknowledgement and a deliberate reconnect, so that the broker sends again; every message ends as
+exactly one of stored, duplicate, closing, ignored, unmapped, unreadable, counted in that same commit. What was
+published with QoS 0 never comes again: those are kept and tried again with the next group. One task; the only one
+that decides conditions.
 """
 
 from __future__ import annotations
@@ -284,7 +285,9 @@ class Intake:
         source = next((source.table for source in self._sources if source.covers(message.topic)), "")
         group.events.append(
             NewEvent(
-                event_id=derive_event_id(self._location_id, "unreadable", str(message.received_at), sha256, str(serial)),
+                event_id=derive_event_id(
+                    self._location_id, "unreadable", str(message.received_at), sha256, str(serial)
+                ),
                 state=EventState.UNREADABLE,
                 event_type=EventType.ALARM,
                 event_status=EventStatus.ACTIVE,
@@ -336,7 +339,9 @@ class Intake:
             case EventState.FOLDED:
                 log.info("event_folded", reason=event.reason, **facts)
             case _:
-                log.info("event_stored", event_type=str(event.event_type), event_status=str(event.event_status), **facts)
+                log.info(
+                    "event_stored", event_type=str(event.event_type), event_status=str(event.event_status), **facts
+                )
 
     def _refused(self, received: Sequence[Received], group: _Group, fault: StoreError) -> None:
         for undo in reversed(group.undo):

@@ -92,10 +92,12 @@ def log_names() -> set[str]:
 
 
 def name_arguments(call: ast.Call, assigned: Mapping[str, list[ast.expr]]) -> list[ast.expr]:
-    """Those arguments of a call that are names of log lines: `log.info(HERE)`, `Repeated(HERE, HERE)`, `say(HERE)`."""
+    """Those arguments of a call that are names of log lines: of a logger, of `Repeated`, of `Notice`."""
     match call.func:
         case ast.Name(id="Repeated"):
             return call.args[:2]
+        case ast.Name(id="Notice"):
+            return call.args[:1]
         case ast.Name(id=alias) if any(is_logger(value) for value in assigned.get(alias, [])):
             return call.args[:1]
         case ast.Attribute(attr="log") if is_logger(call.func):

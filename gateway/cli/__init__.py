@@ -1,7 +1,8 @@
 """What a person can ask: `chekt-gateway COMMAND`, one small file for each command.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 clean, 1 failed, 64 usage, 78 configuration wrong (sysexits.h); `status` has
-codes of its own. Each command's file offers `add_parser(subparsers)` and `run(args) -> int`, and is imported only when asked for.
+Data goes to stdout, talk to stderr. Exit codes: 0 clean, 1 failed, 64 usage, 78 configuration wrong (sysexits.h);
+`status` has codes of its own. Each command's file offers `add_parser(subparsers)` and `run(args) -> int`, and is
+imported only when asked for.
 """
 
 from __future__ import annotations
@@ -54,12 +55,13 @@ class VersionAction(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="chekt-gateway", description="Carries a site's alarms to the CHeKT cloud without losing one.")
-    parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version; with --json also the libraries'")
+    parser.add_argument(
+        "--version", action=VersionAction, nargs=0, help="print the version; with --json also the libraries'"
+    )
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
-        try: module = importlib.import_module(f"gateway.cli.{name}")
-        except ModuleNotFoundError: continue  # TEMPORARY
+        module = importlib.import_module(f"gateway.cli.{name}")
         module.add_parser(subparsers).set_defaults(run=module.run)
     return parser
 

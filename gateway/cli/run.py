@@ -14,7 +14,9 @@ EX_CONFIG: Final = 78
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("run", help="the daemon, in the foreground")
-    parser.add_argument("--config", "-c", metavar="FILE", help="another configuration than /etc/chekt-gateway/gateway.toml")
+    parser.add_argument(
+        "--config", "-c", metavar="FILE", help="another configuration than /etc/chekt-gateway/gateway.toml"
+    )
     return parser
 
 

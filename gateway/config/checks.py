@@ -184,12 +184,17 @@ def _check_delivery(delivery: Delivery, findings: Findings) -> None:
 def _check_memory(draft: Draft, findings: Findings) -> None:
     if draft.outbox is None or draft.defaults is None:
         return
-    windows: dict[Path, float] = {("defaults", "dedupe_window"): draft.defaults.dedupe_window}
+    keep = draft.outbox.keep_closed
+    windows: dict[Path, float] = {}
+    if "dedupe_window" in draft.defaults.model_fields_set:
+        windows[("defaults", "dedupe_window")] = draft.defaults.dedupe_window
+    elif draft.defaults.dedupe_window > keep:
+        findings.fault_once(("outbox", "keep_closed"), "is shorter than defaults.dedupe_window; allowed: at least that")
     for table, camera in draft.cameras.items():
         if camera.dedupe_window is not None:
             windows[("cameras", table, "dedupe_window")] = camera.dedupe_window
     for path, window in windows.items():
-        if window > draft.outbox.keep_closed:
+        if window > keep:
             findings.fault(
                 path, "is longer than outbox.keep_closed, after which nothing is known; allowed: at most that"
             )

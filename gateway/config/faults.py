@@ -43,6 +43,7 @@ class Findings:
     file: str
     text: str = ""
     variables: Mapping[Path, str] = field(default_factory=dict)
+    with_files: bool = True  # whether to look into the files that are named
 
     def __post_init__(self) -> None:
         self._lines = lines(self.text)

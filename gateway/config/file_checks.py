@@ -18,8 +18,12 @@ from gateway.toml_lines import Path
 _CERTIFICATE_KEYS: Final = ("ca_file", "cert_file")
 
 
-def any_secret(_: bytes) -> str | None:
-    """A password may be anything."""
+def any_secret(content: bytes) -> str | None:
+    """A password may be any text."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8; allowed: one line of text"
     return None
 
 
@@ -28,7 +32,7 @@ def check_secret(
 ) -> bytes | None:
     """Finds faults of a secret's file; the secret where there is none."""
     name: str | None = getattr(table, key)
-    if name is None:
+    if name is None or not findings.with_files:
         return None
     path = FilePath(name)
     try:
@@ -56,7 +60,7 @@ def check_certificates(
     found: dict[str, list[Certificate]] = {}
     for key in _CERTIFICATE_KEYS:
         name: str | None = getattr(table, key, None)
-        if name is None:
+        if name is None or not findings.with_files:
             continue
         try:
             found[key] = files.certificates(files.read(FilePath(name), files.MAX_CERTIFICATES_BYTES))

@@ -78,10 +78,15 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(
-        cls, path: Path | None, environ: Mapping[str, str], *, known: Mapping[str, FamilyFacts] | None = None
+        cls,
+        path: Path | None,
+        environ: Mapping[str, str],
+        *,
+        known: Mapping[str, FamilyFacts] | None = None,
+        with_files: bool = True,
     ) -> Settings:
         """The settings, complete and usable. Raises ConfigError with every fault."""
-        return cls.load_with_warnings(path, environ, known=known).settings
+        return cls.load_with_warnings(path, environ, known=known, with_files=with_files).settings
 
     @classmethod
     def load_with_warnings(
@@ -91,13 +96,18 @@ class Settings(BaseSettings):
         *,
         known: Mapping[str, FamilyFacts] | None = None,
         now: datetime | None = None,
+        with_files: bool = True,
     ) -> Loaded:
-        """As `load`, with what is not wrong but worth a sentence. `known`: the families, None: not judged.
-        `now`: given by `check` only, to judge the dates of certificates."""
+        """As `load`, with what is not wrong but worth a sentence.
+
+        `known`: the families; None: not judged. `now`: to judge the dates of certificates; given by `check` only.
+        `with_files`: look into keys and certificates; not for commands that only ask the store, whose user may not
+        read them.
+        """
         file = reading.config_path(path, environ)
         text, of_file = reading.read_file(file)
         values, variables, faults, warnings = reading.read_environment(cls, environ, of_file)
-        findings = Findings(str(file), text, variables)
+        findings = Findings(str(file), text, variables, with_files)
         for fault in faults:
             findings.add(fault)
         values = reading.merged(of_file, values)

@@ -218,7 +218,7 @@ class Writer:
                 self._roll_back()
                 raise _OwnFault from error
             outcomes += zip(group, results, strict=True)
-        if is_last or self._db.total_changes != before:
+        if is_last or self._db.total_changes != before or any(transaction.deltas.values()):
             _write_counters(transaction)
             self.commits += 1
         self._db.execute("COMMIT")

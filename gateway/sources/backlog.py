@@ -1,9 +1,10 @@
 """Which messages waited in the broker while we were away, and for how long at most.
 
-After a connection has been resumed the broker first sends what it kept, in one go. So a message of QoS 1 or 2 waited if it belongs
-to the unbroken run that begins with the connection; a pause ends the run, and so does a minute, since a busy site never
-pauses. It waited at most since the last message that was heard before. Judging a live one as waiting costs little (its time
-is believed as sent); judging a waiting one as live would show pictures of the wrong moment. Pure.
+After a connection has been resumed the broker first sends what it kept, in one go. So a message of QoS 1 or 2 waited
+if it belongs to the unbroken run that begins with the connection; a pause ends the run, and so does a minute, since a
+busy site never pauses. It waited at most since the last message that was heard before. Judging a live one as waiting
+costs little (its time is believed as sent); judging a waiting one as live would show pictures of the wrong moment.
+Pure.
 """
 
 from __future__ import annotations

@@ -129,7 +129,6 @@ class Link:
         """Goodbye to the broker without another message from it, so that it sends again what is unacknowledged."""
         if self._lost.done():
             return
-        self._muted = True
         self._watch_reads()
         self._leaving = Lost(Why.DROPPED, reason)
         if not self._greeted.done():

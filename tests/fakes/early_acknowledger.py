@@ -33,8 +33,12 @@ def main(port: int, database: str) -> None:
 
     threading.Thread(target=write, daemon=True).start()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="control", clean_session=False, protocol=mqtt.MQTTv311)
-    client.on_connect = lambda *_: client.subscribe("frigate/reviews", qos=1)
-    client.on_message = lambda _client, _userdata, message: waiting.put(message.payload)
+
+    def on_connect(*_: object) -> None:
+        client.subscribe("frigate/reviews", qos=1)
+
+    client.on_connect = on_connect
+    client.on_message = lambda _client, _userdata, message: waiting.put(bytes(message.payload))
     client.connect("127.0.0.1", port)
     client.loop_forever()
 

@@ -13,7 +13,7 @@ _numbers = itertools.count(1)
 def review(
     camera: str,
     *,
-    type: str = "new",
+    phase: str = "new",
     start: float | None = None,
     end: float | None = None,
     review_id: str | None = None,
@@ -37,7 +37,7 @@ def review(
             "audio": [],
         },
     }
-    return {"type": type, "before": body, "after": body}
+    return {"type": phase, "before": body, "after": body}
 
 
 def encode(message: dict[str, Any]) -> bytes:

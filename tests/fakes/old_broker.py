@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -60,8 +61,11 @@ class OldBroker:
 class ScriptedBroker:
     """Says what `talk` says, once for each connection. `connects` are the CONNECT packets as they came."""
 
-    def __init__(self, talk: Callable[[ScriptedBroker, bytes], bytes | None], *, port: int = 0) -> None:
+    def __init__(
+        self, talk: Callable[[ScriptedBroker, bytes], bytes | None], *, port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         """`talk` gets each packet and returns the answer; None closes the connection."""
+        self._tls = tls
         self._talk = talk
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -80,7 +84,7 @@ class ScriptedBroker:
         return f"mqtt://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> ScriptedBroker:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -152,6 +156,13 @@ async def _read_packet(reader: asyncio.StreamReader) -> bytes:
         shift += 7
         if not byte[0] & 0x80:
             return head + await reader.readexactly(length)
+
+
+def publish(mid: int, topic: str, payload: bytes) -> bytes:
+    """A PUBLISH of MQTT 5 with QoS 1, short enough for one length byte."""
+    name = topic.encode()
+    body = len(name).to_bytes(2, "big") + name + mid.to_bytes(2, "big") + b"\x00" + payload
+    return bytes([0x32, len(body)]) + body
 
 
 def protocol_level(connect: bytes) -> int:

@@ -6,7 +6,7 @@ import asyncio
 
 
 class Wire:
-    """Forwards 127.0.0.1:`port` to `target`. While `swallow` is set, bytes from the client vanish (the connection stays up)."""
+    """Forwards 127.0.0.1:`port` to `target`. While `swallow` is set, what the client says vanishes."""
 
     def __init__(self, target: int) -> None:
         self.target = target

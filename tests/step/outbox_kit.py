@@ -85,6 +85,7 @@ class Outbox:
         return await self.open()
 
     async def add(self, *events: NewEvent, **group: Any) -> None:
+        group.setdefault("counts", {"received": len(events)})
         added = await self.store.add(IntakeGroup(events=events, **group))
         assert added.new == {event.event_id for event in events}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, MutableMapping
@@ -18,7 +19,7 @@ from structlog.testing import capture_logs
 from gateway import config
 from gateway.sources.broker_target import shown, target_of
 from tests.fakes.mosquitto import Certificates, Mosquitto, free_port
-from tests.fakes.old_broker import OldBroker, ScriptedBroker, ordinary, protocol_level
+from tests.fakes.old_broker import OldBroker, ScriptedBroker, ordinary, protocol_level, publish
 from tests.fakes.publisher import Publisher
 from tests.fakes.session import QUICK, Running
 from tests.fakes.waiting import until
@@ -80,6 +81,34 @@ async def test_every_transport_carries_a_burst_whole_and_in_order(
                 got += await running.take(1)
             assert got == [*payloads, picture]
             assert running.facts["unacknowledged"] == 0
+
+
+@pytest.mark.parametrize("receive_maximum", [300, 10])
+async def test_what_tls_has_decrypted_already_is_not_forgotten(
+    receive_maximum: int, certificates: Certificates
+) -> None:
+    """Many packets in one TLS record, then silence: nothing tells us about the rest, least of all after a pause."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificates.issue("broker"))
+    burst = b"".join(publish(mid, "alarm/door", str(mid).encode()) for mid in range(1, 251))
+    assert len(burst) < 1 << 14  # a TLS record
+
+    def talk(broker: ScriptedBroker, packet: bytes) -> bytes | None:
+        answer = ordinary()(broker, packet)
+        return answer + burst if answer and packet[0] & 0xF0 == 0x80 else answer
+
+    async with (
+        ScriptedBroker(talk, tls=context) as broker,
+        Running(
+            f"mqtts://localhost:{broker.port}",
+            ca_file=str(certificates.ca_file),
+            receive_maximum=receive_maximum,
+        ) as running,
+    ):
+        got: list[bytes] = []
+        while len(got) < 250:
+            got += await running.take(10)
+        assert got == [str(mid).encode() for mid in range(1, 251)]
 
 
 @needs_mosquitto
@@ -300,6 +329,19 @@ async def test_each_way_to_refuse_mqtt_5_leads_to_3_1_1(answer: bytes | None, tr
             assert running.facts["protocol"] == "3.1.1"
     assert len(said(logs, "mqtt_protocol_fell_back")) == 1
     assert len(said(logs, "mqtt_connected")) == 1
+
+
+async def test_a_broker_that_refuses_3_1_1_is_not_asked_in_an_even_older_one() -> None:
+    """The library would try MQTT 3.1, and block the event loop for it."""
+    with capture_logs() as logs:
+        async with (
+            ScriptedBroker(lambda broker, packet: b"\x20\x02\x00\x01") as broker,
+            Running(broker.url, protocol="3.1.1", wait=False) as running,
+        ):
+            await until(lambda: len(running.waits) >= 3)
+            assert len(broker.connects) >= 3
+            assert {protocol_level(connect) for connect in broker.connects} == {4}
+    assert said(logs, "mqtt_connect_failed")
 
 
 async def test_a_broker_that_answers_nobody_is_not_taken_for_an_old_one() -> None:

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes.mosquitto import Mosquitto, free_port
-from tests.fakes.old_broker import ScriptedBroker, ordinary
+from tests.fakes.old_broker import ScriptedBroker, ordinary, publish
 from tests.fakes.publisher import Publisher
 from tests.fakes.session import QUICK, STATE, Running
 from tests.fakes.waiting import until
@@ -205,6 +205,18 @@ async def test_20000_messages_at_once_keep_their_place_in_the_broker(broker: Mos
         assert most <= 2 * window
         assert running.facts["connections"] == 1
         assert running.facts["unacknowledged"] == 0
+
+
+async def test_nothing_more_is_taken_from_a_connection_that_is_given_up() -> None:
+    """It will come again, behind what failed."""
+    async with ScriptedBroker(ordinary(session_present=True)) as broker, Running(broker.url) as running:
+        broker.say(publish(1, "alarm/door", b"failed"))
+        await running.receive(1)
+        broker.say(publish(2, "alarm/door", b"too early"))
+        running.session.drop("disk full")
+        await until(lambda: running.facts["connections"] == 2)
+        await running.connected()
+        assert running.facts["waiting"] == 0
 
 
 async def test_large_messages_pause_reading_before_their_number_does(broker: Mosquitto) -> None:

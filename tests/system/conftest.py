@@ -67,7 +67,9 @@ async def premises(tmp_path: Path) -> AsyncIterator[Premises]:
     await cloud.start()
     folder = tmp_path / "gateway"
     folder.mkdir()
-    gateway = GatewayProcess(folder, folder / "gateway.toml", {"PYTHONASYNCIODEBUG": "1", "PYTHONWARNINGS": "error", "NO_COLOR": "1"})
+    gateway = GatewayProcess(
+        folder, folder / "gateway.toml", {"PYTHONASYNCIODEBUG": "1", "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
+    )
     if os.environ.get("COVERAGE_PROCESS_START"):
         gateway.environment["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_PROCESS_START"]
     place = Premises(folder, broker, cloud, gateway)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,7 @@ family = "frigate"
 
 @dataclass
 class GatewayProcess:
-    """`start()` returns when the process has said READY=1; `kill()` is SIGKILL; `stop()` is SIGTERM and gives the exit code."""
+    """`start()` returns when the process has said READY=1; `kill()` is SIGKILL; `stop()` is SIGTERM."""
 
     folder: Path
     config: Path
@@ -109,10 +110,8 @@ class GatewayProcess:
 
     def _heard(self) -> None:
         assert self._socket is not None
-        try:
+        with contextlib.suppress(BlockingIOError):
             self.states += self._socket.recv(65536).decode().splitlines()
-        except BlockingIOError:
-            pass
 
     def signal(self, number: int) -> None:
         assert self.process is not None

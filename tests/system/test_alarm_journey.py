@@ -12,7 +12,7 @@ from tests.system.conftest import Premises
 
 
 async def test_an_alarm_reaches_the_cloud_with_every_field_as_documented(premises: Premises) -> None:
-    """One review of Frigate becomes one accepted event; the strict cloud refuses anything that the document does not name."""
+    """One review becomes one accepted event; the strict cloud refuses what the document does not name."""
     await premises.gateway.start()
     await premises.gateway.subscribed()
     async with Publisher(premises.broker.port) as publisher:
@@ -44,7 +44,13 @@ async def test_an_update_and_an_end_do_not_double_the_alarm(premises: Premises) 
     async with Publisher(premises.broker.port) as publisher:
         first = review("front_door")
         again = {**first, "type": "update"}
-        end = review("front_door", type="end", start=first["after"]["start_time"], end=first["after"]["start_time"] + 9, review_id=first["after"]["id"])
+        end = review(
+            "front_door",
+            phase="end",
+            start=first["after"]["start_time"],
+            end=first["after"]["start_time"] + 9,
+            review_id=first["after"]["id"],
+        )
         for message in (first, again, again, end):
             publisher.publish("frigate/reviews", encode(message))
         publisher.publish("frigate/reviews", encode(review("driveway")))
@@ -62,7 +68,10 @@ async def test_the_cloud_goes_away_and_comes_back(premises: Premises) -> None:
     await premises.cloud.go_dark()
     async with Publisher(premises.broker.port) as publisher:
         for number in range(12):
-            publisher.publish("frigate/reviews", encode(review(("front_door", "driveway", "warehouse")[number % 3], objects=(f"kind{number}",))))
+            publisher.publish(
+                "frigate/reviews",
+                encode(review(("front_door", "driveway", "warehouse")[number % 3], objects=(f"kind{number}",))),
+            )
         await until(lambda: premises.gateway.rows("SELECT 1 FROM event WHERE attempts > 0"))
         await until(lambda: premises.gateway.rows("SELECT count(*) FROM event")[0][0] == 12)
     status = await premises.gateway.status()
@@ -112,7 +121,11 @@ async def test_a_discarded_event_is_final_and_a_refused_one_is_tried_again(premi
         publisher.publish("frigate/reviews", encode(review("front_door")))
         await premises.cloud.wait_for(requests=2)
         publisher.publish("frigate/reviews", encode(review("driveway")))
-        await until(lambda: premises.gateway.rows("SELECT count(*) FROM event WHERE state IN ('delivered', 'discarded')")[0][0] == 2)
+        await until(
+            lambda: (
+                premises.gateway.rows("SELECT count(*) FROM event WHERE state IN ('delivered', 'discarded')")[0][0] == 2
+            )
+        )
     assert sorted(premises.gateway.rows("SELECT state, reason FROM event WHERE state = 'discarded'")) == [
         ("discarded", "Event discarded: device is disarmed")
     ]

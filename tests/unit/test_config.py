@@ -245,6 +245,10 @@ MEANING = {
             "is longer than outbox.keep_closed, after which nothing is known; allowed: at most that"
         ],
     ),
+    "memory shorter than a default": (
+        spoiled(('path = "/nowhere/outbox.db"', 'path = "/nowhere/outbox.db"\nkeep_closed = "2h"')),
+        ["gateway.toml:16: outbox.keep_closed: is shorter than defaults.dedupe_window; allowed: at least that"],
+    ),
     "unknown family": (
         spoiled(('family = "frigate"', 'family = "frigatte"')),
         ['gateway.toml:19: sources.s.family: unknown family; did you mean "frigate"?'],

@@ -174,6 +174,21 @@ def test_a_secret_that_is_only_sent_may_be_short(place: Place) -> None:
     assert place.faults(cloud_with('auth = "client_secret"', 'client_secret_file = "password"')) == []
 
 
+def test_a_password_is_text(place: Place) -> None:
+    place.write(GOOD)
+    (place.folder / "password").write_bytes(b"caf\xe9\n")
+    assert place.faults(GOOD) == ["gateway.toml:13: broker.password_file: is not UTF-8; allowed: one line of text"]
+
+
+def test_who_only_asks_the_store_needs_no_keys(place: Place) -> None:
+    """`status` is asked by users who may not read them; all other faults still count."""
+    text = broker_with('ca_file = "rsa.pem"').replace('"rsa.pem"', '"gone.pem"')
+    assert len(place.faults(text)) == 2
+    assert Settings.load(place.write(text), {}, with_files=False).site.location_id == "L"
+    with pytest.raises(ConfigError):
+        Settings.load(place.write(text.replace('client_id = "c"', "")), {}, with_files=False)
+
+
 # Certificates
 
 

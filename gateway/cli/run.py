@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     from gateway.config import ConfigError, FileFault, Settings
     from gateway.host.journal import configure_logging
     from gateway.outbox.store import StoreError
+    from gateway.sources.families import UnknownFamily
     from gateway.sources.known import known_families
+    from gateway.sources.rules import BadSource
 
     # The configuration is read completely before the store is touched.
     try:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         log.warning("configuration_questionable", what=str(warning))
     try:
         asyncio.run(_serve(loaded.settings))
-    except (KeyUnusable, ClientError, FileFault) as error:
+    except (KeyUnusable, ClientError, FileFault, UnknownFamily, BadSource) as error:
         log.error("configuration_wrong", why=str(error))
         return EX_CONFIG
     except StoreError as error:

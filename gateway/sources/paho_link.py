@@ -122,13 +122,13 @@ class Link:
         if self._paused:
             self._paused = False
             self._watch_reads()
-            # TLS may hold decrypted bytes that select() does not see.
-            self._loop.call_soon(self._on_readable)
+            pass
 
     def drop(self, reason: str) -> None:
         """Goodbye to the broker without another message from it, so that it sends again what is unacknowledged."""
         if self._lost.done():
             return
+        self._muted = True
         self._watch_reads()
         self._leaving = Lost(Why.DROPPED, reason)
         if not self._greeted.done():

@@ -94,6 +94,8 @@ async def test_what_tls_has_decrypted_already_is_not_forgotten(
     assert len(burst) < 1 << 14  # a TLS record
 
     def talk(broker: ScriptedBroker, packet: bytes) -> bytes | None:
+        if b"online" in packet:
+            return b""  # its PUBACK would be one more thing to read, and wake us
         answer = ordinary()(broker, packet)
         return answer + burst if answer and packet[0] & 0xF0 == 0x80 else answer
 

@@ -249,6 +249,18 @@ MEANING = {
         spoiled(('path = "/nowhere/outbox.db"', 'path = "/nowhere/outbox.db"\nkeep_closed = "2h"')),
         ["gateway.toml:16: outbox.keep_closed: is shorter than defaults.dedupe_window; allowed: at least that"],
     ),
+    "a folder for the database": (
+        spoiled(('path = "/nowhere/outbox.db"', 'path = "/etc"')),
+        ["gateway.toml:15: outbox.path: is a folder; allowed: the path of a file, such as .../outbox.db"],
+    ),
+    "a file for the media": (
+        spoiled(('path = "/nowhere/outbox.db"', 'path = "/nowhere/outbox.db"\nmedia_path = "/etc/passwd"')),
+        ["gateway.toml:16: outbox.media_path: is a file; allowed: the path of a folder"],
+    ),
+    "a recorder's password without user": (
+        spoiled(('family = "frigate"', 'family = "frigate"\npassword_file = "password"')),
+        ["gateway.toml:18: sources.s.username: is missing; needed where password_file is set"],
+    ),
     "unknown family": (
         spoiled(('family = "frigate"', 'family = "frigatte"')),
         ['gateway.toml:19: sources.s.family: unknown family; did you mean "frigate"?'],
@@ -484,6 +496,14 @@ def test_a_faulty_stale_after_is_not_also_called_missing(place: Place) -> None:
         place.load(spoiled(('stale_after = "off"', 'stale_after = "soon"')))
     assert len(caught.value.faults) == 1
     assert caught.value.warnings == ()
+
+
+def test_a_machine_without_time_zones_is_told_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoneinfo.available_timezones", set)
+    assert place.faults(spoiled(('timezone = "UTC"', 'timezone = "Mars/Base"'))) == [
+        "gateway.toml:3: site.timezone: unknown time zone; "
+        "this machine has no time zones at all: install the package tzdata"
+    ]
 
 
 # The file itself

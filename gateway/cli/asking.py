@@ -43,7 +43,7 @@ def find_place(args: argparse.Namespace) -> Place | int:
     from gateway.config import ConfigError, Settings
 
     try:
-        settings = Settings.load(args.config, os.environ)
+        settings = Settings.load(args.config, os.environ, with_files=False)
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)

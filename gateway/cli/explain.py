@@ -64,7 +64,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     try:
-        settings = Settings.load(config_path(args.config, os.environ), os.environ, known=known_families())
+        settings = Settings.load(
+            config_path(args.config, os.environ), os.environ, known=known_families(), with_files=False
+        )
         explainer = Explainer(settings, stateful=args.stateful)
     except ConfigError as error:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))

@@ -115,8 +115,11 @@ def of_event(transaction: Transaction, seqs: Sequence[int]) -> Sequence[list[Med
 
 
 def fetched(transaction: Transaction, files: Sequence[Fetched]) -> Sequence[bool]:
+    first: dict[int, Fetched] = {}
+    for file in files:
+        first.setdefault(file.id, file)  # of two files for one picture the first is kept
     written: dict[int, Row] = {}
-    for part in chunks(files):
+    for part in chunks(list(first.values())):
         written.update(
             (row[0], row)
             for row in transaction.db.execute(
@@ -125,7 +128,7 @@ def fetched(transaction: Transaction, files: Sequence[Fetched]) -> Sequence[bool
                 "fetched_at = ?, next_at = ?, reason = NULL "
                 "FROM file WHERE media.id = file.id AND media.state = 'waiting' AND media.path IS NULL "
                 "RETURNING id, event_seq, kind, seq, bytes",
-                [*flat((f.id, f.path, f.bytes, f.sha256) for f in part), transaction.at, transaction.ticks],
+                [*flat((one.id, one.path, one.bytes, one.sha256) for one in part), transaction.at, transaction.ticks],
             ).fetchall()
         )
     transaction.count("media_bytes", sum(row[4] for row in written.values()))
@@ -136,7 +139,6 @@ def fetched(transaction: Transaction, files: Sequence[Fetched]) -> Sequence[bool
             for _, seq, kind, number, size in written.values()
         ],
     )
-    # Of two files for one picture the first is kept.
     return [written.pop(one.id, None) is not None for one in files]
 
 

@@ -134,7 +134,13 @@ class Store:
         """At most `limit` events, at most one of a lane, none of busy or held lanes or held locations; bytes fixed."""
         wish = claims.Wish(limit, frozenset(busy_lanes), frozenset(held), frozenset(held_locations), fresh_only)
         waiting = self._writer.submit(self._claims.claim, wish, abandoned=self._give_back, skip_if_cancelled=True)
-        return cast("list[ClaimedEvent]", await waiting)
+        try:
+            return cast("list[ClaimedEvent]", await waiting)
+        except asyncio.CancelledError:
+            # The result had come, but this task was cancelled before it could take it.
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                self._give_back(waiting.result())
+            raise
 
     async def settle(self, seq: int, step: Step, *, answer: Mapping[str, Any] | None = None) -> None:
         """After an attempt. `answer` is for the ledger: plain values, no secrets. The event must be in `sending`."""

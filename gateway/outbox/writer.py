@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import sqlite3
 import threading
@@ -31,6 +32,7 @@ from gateway.outbox.errors import StoreError
 log = structlog.get_logger()
 
 LAZY_SECONDS: Final = 1.0  # how long a note may wait for somebody else's flush
+PROBE_SECONDS: Final = 1.0  # how often a store that refuses is tried, also when nobody asks for anything
 LAZY_LIMIT: Final = 10_000  # notes that are kept while the store refuses; older ones are given up
 GROUP_LIMIT: Final = 1_024  # operations in one commit: bounds how long the first of them waits
 
@@ -90,7 +92,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._lazy: list[Operation] = []
-        self._lazy_due = 0.0
+        self._lazy_due = math.inf
+        self._probe_due = math.inf
         self._closed = self._loop.create_future()
         self._stopping = False
         self.refusal: str | None = None  # what the store said at the last commit, if it refused
@@ -107,7 +110,7 @@ class Writer:
         skip_if_cancelled: bool = False,
     ) -> asyncio.Future[Any]:
         if self._stopping:
-            raise StoreError("the outbox is closed")
+            raise StoreError(self.refusal or "the outbox is closed")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.put(Operation(handler, argument, future, abandoned, skip_if_cancelled))
         return future
@@ -129,20 +132,26 @@ class Writer:
     # What follows runs in the thread.
 
     def _run(self) -> None:
+        operations: list[Operation] = []
         try:
             stop = False
             while not stop:
                 operations, stop = self._collect()
-                lazy = self._lazy
-                if operations or stop or (lazy and time.monotonic() >= self._lazy_due):
-                    self._lazy = []
-                    self._commit(lazy + operations, is_last=stop)
+                now = time.monotonic()
+                if any(operation.future is not None for operation in operations) or stop or now >= self._lazy_due:
+                    self._lazy_due = math.inf
+                    self._commit(operations, always=stop)
+                else:
+                    self._lazy = operations
+                    if self.refusal is not None and now >= self._probe_due:
+                        self._commit([], always=True)
         except BaseException:
             # A bug of ours. Nobody may wait for ever: what is asked from now on is refused, the watchdog does the rest.
             log.exception("outbox_thread_failed")
             self._stopping = True
             self.refusal = "the outbox has stopped because of an error inside the gateway; restart it"
-        with contextlib.suppress(sqlite3.Error):  # a disk that is gone must not keep us from ending
+            self._call(_resolve, [(operation, StoreError(self.refusal)) for operation in operations])
+        with contextlib.suppress(sqlite3.Error, OSError):  # a disk that is gone must not keep us from ending
             self._opened.close()
         self._call(self._end, None)
 
@@ -156,51 +165,52 @@ class Writer:
             self._closed.set_result(None)
 
     def _collect(self) -> tuple[list[Operation], bool]:
-        """Waits for something to do; returns everything that waits, and whether to stop after it."""
-        operations: list[Operation] = []
+        """Waits for something to do; returns everything that waits, in its order, and whether to stop after it."""
+        operations, self._lazy = self._lazy, []
         stop, taken = False, 0
-        timeout = max(0.0, self._lazy_due - time.monotonic()) if self._lazy else None
+        until = min(self._lazy_due, math.inf if self.refusal is None else self._probe_due)
+        timeout = None if until == math.inf else max(0.0, until - time.monotonic())
         try:
-            first = self._queue.get(timeout=timeout)
+            operation = self._queue.get(timeout=timeout)
             while True:
-                if first is None:
+                if operation is None:
                     stop = True
-                elif first.future is None:
-                    if not self._lazy:
-                        self._lazy_due = time.monotonic() + LAZY_SECONDS
-                    self._lazy.append(first)
-                elif not (first.skip_if_cancelled and first.future.cancelled()):
-                    operations.append(first)
+                elif operation.future is None:
+                    self._lazy_due = min(self._lazy_due, time.monotonic() + LAZY_SECONDS)
+                    operations.append(operation)
+                elif not (operation.skip_if_cancelled and operation.future.cancelled()):
+                    operations.append(operation)
                 taken += 1
                 if stop or taken >= GROUP_LIMIT:
                     break
-                first = self._queue.get_nowait()
+                operation = self._queue.get_nowait()
         except queue.Empty:
             pass
         return operations, stop
 
-    def _commit(self, operations: list[Operation], *, is_last: bool) -> None:
+    def _commit(self, operations: list[Operation], *, always: bool) -> None:
         try:
             try:
-                outcomes = self._attempt(operations, alone=False, is_last=is_last)
+                outcomes = self._attempt(operations, alone=False, always=always)
             except _OwnFault:
-                outcomes = self._attempt(operations, alone=True, is_last=is_last)
+                outcomes = self._attempt(operations, alone=True, always=always)
         except sqlite3.Error as error:
             self._roll_back()
             refused = store_error(error, self._path)
             self.refusal = str(refused)
             outcomes = [(operation, type(refused)(str(refused))) for operation in operations]
             kept = [operation for operation in operations if operation.future is None]
-            self._lazy = (kept + self._lazy)[-LAZY_LIMIT:]
-            self._lazy_due = time.monotonic() + LAZY_SECONDS
+            self._lazy = kept[-LAZY_LIMIT:]
+            self._probe_due = time.monotonic() + PROBE_SECONDS
+            if kept:
+                self._lazy_due = self._probe_due
         else:
-            self.refusal = None
             for operation, outcome in outcomes:
                 if operation.future is None and isinstance(outcome, Exception):
                     log.error("outbox_note_failed", error=str(outcome), operation=operation.handler.__name__)
         self._call(_resolve, outcomes)
 
-    def _attempt(self, operations: list[Operation], *, alone: bool, is_last: bool) -> list[tuple[Operation, Any]]:
+    def _attempt(self, operations: list[Operation], *, alone: bool, always: bool) -> list[tuple[Operation, Any]]:
         """One transaction. Raises sqlite3.Error if the store refuses, _OwnFault if one operation is at fault."""
         transaction = Transaction(self._db, self._clock.wall_ms(), self._clock.ticks_ms())
         before = self._db.total_changes
@@ -218,10 +228,13 @@ class Writer:
                 self._roll_back()
                 raise _OwnFault from error
             outcomes += zip(group, results, strict=True)
-        if is_last or self._db.total_changes != before or any(transaction.deltas.values()):
+        if always or self._db.total_changes != before or any(transaction.deltas.values()):
             _write_counters(transaction)
-            self.commits += 1
+        wrote = self._db.total_changes != before
         self._db.execute("COMMIT")
+        if wrote:
+            self.commits += 1
+            self.refusal = None
         for action in transaction.after:
             action()
         return outcomes

@@ -122,7 +122,8 @@ class Link:
         if self._paused:
             self._paused = False
             self._watch_reads()
-            pass
+            # TLS may hold decrypted bytes that select() does not see.
+            self._loop.call_soon(self._on_readable)
 
     def drop(self, reason: str) -> None:
         """Goodbye to the broker without another message from it, so that it sends again what is unacknowledged."""

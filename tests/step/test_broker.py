@@ -125,6 +125,8 @@ async def test_a_token_of_an_older_connection_acknowledges_nothing(tmp_path: Pat
             device.publish("alarm/door", "new")
             [new] = await running.receive(1)
         assert new.token.mid == old.token.mid
+        assert running.session.is_current(new.token)
+        assert not running.session.is_current(old.token)
         running.session.acknowledge([old.token])
         assert running.facts["unacknowledged"] == 1
         await running.crash()

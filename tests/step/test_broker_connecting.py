@@ -343,6 +343,7 @@ async def test_a_broker_that_refuses_3_1_1_is_not_asked_in_an_even_older_one() -
             await until(lambda: len(running.waits) >= 3)
             assert len(broker.connects) >= 3
             assert {protocol_level(connect) for connect in broker.connects} == {4}
+            assert broker.connections == len(broker.connects)
     assert said(logs, "mqtt_connect_failed")
 
 

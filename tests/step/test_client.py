@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import ssl
@@ -220,6 +221,38 @@ async def test_a_connection_that_closes_before_the_answer_may_have_taken_the_eve
         assert (reply.status, reply.written) == (None, True)
         assert read(reply, server.url).verdict is Verdict.UNANSWERED
     assert len(server.requests) == 1  # never repeated below us
+
+
+@pytest.mark.parametrize("what", ["callback", "file"])
+async def test_a_put_on_a_broken_connection_is_not_repeated_below_us(what: str, picture: Path) -> None:
+    """The server closes a kept connection in the moment when we use it: the one request may have arrived."""
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, a_client(url) as client:
+        assert (await client.confirm(url + "/first")).status == 200
+        if what == "callback":
+            reply = await client.confirm(url + "/second")
+            answer = read_callback_answer(reply, wall=0, unclear_before=False)
+        else:
+            reply = await client.put_file(url + "/second", picture, content_type="image/jpeg", seconds_left=60)
+            answer = read_put_answer(reply, wall=0, sent_content_type=False)
+    assert (reply.status, reply.written) == (None, True)
+    assert (answer.verdict, answer.unclear) == (UploadVerdict.AGAIN, True)
+    assert [request.partition(b" HTTP")[0] for request in requests] == [b"PUT /second"]
+
+
+def test_an_aiohttp_that_repeats_by_itself_is_refused() -> None:
+    with pytest.raises(ClientError, match="once only"):
+        client_module._send_once(object())  # type: ignore[arg-type]
 
 
 async def test_an_answer_that_does_not_come_is_given_up_and_may_have_taken_the_event(

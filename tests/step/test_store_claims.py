@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ from tests.step.outbox_kit import (
 )
 
 TROUBLE = {"event_type": EventType.TROUBLE}
-ARMED = {"event_type": EventType.ARMING, "camera_id": None, "camera": None}
+ARMED: dict[str, Any] = {"event_type": EventType.ARMING, "camera_id": None, "camera": None}
 DISARMED = ARMED | {"event_status": EventStatus.INACTIVE}
 OLD_SECONDS = FRESH_MS / 1000 + 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.step.outbox_kit import (
 from tests.step.test_store_intake import assert_conserved
 
 
-async def died(outbox: Outbox, name: str = "a", **changes: object) -> int:
+async def died(outbox: Outbox, name: str = "a", **changes: Any) -> int:
     await outbox.add(outbox.alarm(name, **changes))
     seq = (await outbox.claim_one()).event.seq
     await outbox.store.settle(seq, dead())
@@ -96,7 +97,7 @@ async def test_many_are_woken_in_several_commits(tmp_path: Path, monkeypatch: py
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         await outbox.add(*(outbox.alarm(f"e{n}") for n in range(35)))
         await in_the_writer(
-            outbox.store, lambda db: db.execute("UPDATE event SET ready = 0, next_at = 1 << 50") and None
+            outbox.store, lambda db: db.execute("UPDATE event SET ready = 0, next_at = 1 << 50").fetchall()
         )
         before = outbox.store.commits
         assert await outbox.store.wake() == 35
@@ -246,7 +247,7 @@ async def test_a_dead_event_that_a_person_saw_is_remembered_as_seen(tmp_path: Pa
 async def test_what_is_closed_is_forgotten_after_its_time_and_the_dead_never(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         await died(outbox, "dead")
-        nobody = {"camera_id": None, "raw": b"\xff"}
+        nobody: dict[str, Any] = {"camera_id": None, "raw": b"\xff"}
         await outbox.add(outbox.alarm("a", media=(SNAPSHOT, CLIP)), outbox.alarm("folded", state="folded"))
         await outbox.add(outbox.alarm("unreadable", state="unreadable", **nobody), outbox.alarm("pending", "c9"))
         claimed = (await outbox.store.claim(1))[0]

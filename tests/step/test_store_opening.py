@@ -1,16 +1,18 @@
-"""Opening: one process, only for our own eyes, durable, and never a file that is not ours or that we do not understand."""
+"""Opening: for one process, for our own eyes, durable; never a file that is not ours or that we do not understand."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
 import shutil
 import sqlite3
 import stat
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,13 +32,15 @@ from tests.step.outbox_kit import in_the_writer, open_outbox
 DATABASES = Path(__file__).parent.parent / "data" / "databases"
 
 
+def ask_pragma(name: str, db: sqlite3.Connection) -> Any:
+    return db.execute(f"PRAGMA {name}").fetchone()
+
+
 async def test_a_commit_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
     """WAL and FULL really took effect on the connection that writes."""
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         for pragma, value in {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "auto_vacuum": 2}.items():
-            found = await in_the_writer(
-                outbox.store, lambda db, pragma=pragma: db.execute(f"PRAGMA {pragma}").fetchone()
-            )
+            found = await in_the_writer(outbox.store, partial(ask_pragma, pragma))
             assert found == (value,), pragma
 
 
@@ -61,6 +65,14 @@ async def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -
         assert stat.S_IMODE((tmp_path / "outbox.db").stat().st_mode) == 0o600
 
 
+async def python(code: str, *arguments: object) -> tuple[int | None, str]:
+    """Runs it in another process; its exit code and what it printed."""
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    said, _ = await asyncio.wait_for(process.communicate(), timeout=30)
+    return process.returncode, said.decode()
+
+
 async def test_one_outbox_is_for_one_process(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     async with open_outbox(path):
@@ -73,10 +85,9 @@ async def test_one_outbox_is_for_one_process(tmp_path: Path) -> None:
             "except StoreInUse as error:\n"
             "    print(error)\n"
         )
-        other = subprocess.run(
-            [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=True
-        )
-        assert f"in use by another chekt-gateway (process {os.getpid()})" in other.stdout
+        code_of_other, said = await python(code, path)
+        assert code_of_other == 0
+        assert f"in use by another chekt-gateway (process {os.getpid()})" in said
         with pytest.raises(StoreInUse):
             await Store.open(path, make_clock=FakeClock)
     async with open_outbox(path):
@@ -91,8 +102,7 @@ async def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
         "opened = open_database(pathlib.Path(sys.argv[1]))\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, path], timeout=30, check=False)
-    assert killed.returncode == -9
+    assert (await python(code, path))[0] == -9
     async with open_outbox(path) as outbox:
         await outbox.add(outbox.alarm("a"))
 

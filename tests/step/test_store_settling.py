@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.step.outbox_kit import (
 from tests.step.test_store_intake import assert_conserved
 
 
-async def claimed_seq(outbox: Outbox, name: str = "a", **changes: object) -> int:
+async def claimed_seq(outbox: Outbox, name: str = "a", **changes: Any) -> int:
     await outbox.add(outbox.alarm(name, **changes))
     return (await outbox.claim_one()).event.seq
 
@@ -65,8 +66,10 @@ async def test_unclear_refused_and_faulty_attempts_are_counted(tmp_path: Path) -
         ):
             await outbox.store.settle(seq, step)
             outbox.clock.advance(1)
-            event = (await outbox.claim_one()).event
-        assert (event.attempts, event.unclear, event.refusals, event.faults) == (5, 1, 2, 2)
+            await outbox.claim_one()
+        await outbox.store.settle(seq, deferred(0))
+        event = (await outbox.claim_one()).event
+        assert (event.attempts, event.unclear, event.refusals, event.faults) == (6, 1, 2, 2)
         assert (event.first_refused_ticks, event.first_fault_ticks) == (began, began + 2_000)
 
 
@@ -232,7 +235,7 @@ async def test_a_settlement_that_the_schema_refuses_fails_alone(tmp_path: Path) 
         trigger = (
             "CREATE TRIGGER bug BEFORE UPDATE ON event WHEN new.event_id = 'b' BEGIN SELECT raise(ABORT, 'bug'); END"
         )
-        await in_the_writer(outbox.store, lambda db: db.execute(trigger) and None)
+        await in_the_writer(outbox.store, lambda db: db.execute(trigger).fetchall())
         results = await asyncio.gather(*(outbox.store.settle(seq, delivered()) for seq in seqs), return_exceptions=True)
         assert [str(result) for result in results] == ["None", "bug", "None"]
         assert outbox.states() == {"a": "delivered", "b": "sending", "c": "delivered"}

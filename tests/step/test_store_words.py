@@ -144,7 +144,7 @@ def test_the_schema_refuses_what_cannot_be(tmp_path: Path, changes: dict[str, An
 def plan(tmp_path: Path, query: str) -> list[str]:
     opened = open_database(tmp_path / "outbox.db")
     try:
-        marks = {name: 1 for name in re.findall(r":([a-z]+)", query)} or [1] * query.count("?")
+        marks: Any = dict.fromkeys(re.findall(r":([a-z]+)", query), 1) or [1] * query.count("?")
         return [row[3] for row in opened.db.execute(f"EXPLAIN QUERY PLAN {query}", marks)]
     finally:
         opened.close()

@@ -12,8 +12,8 @@ class Bell:
     def ring(self) -> None:
         self._rung.set()
 
-    async def wait(self, stop: asyncio.Event, timeout: float) -> None:
-        """Returns when rung (once), when `stop` is set, or after `timeout` seconds, whichever is first."""
+    async def wait(self, stop: asyncio.Event, timeout: float) -> bool:
+        """Returns when rung (once), when `stop` is set, or after `timeout` seconds; whether it was rung."""
         if not self._rung.is_set() and not stop.is_set():
             waits = [asyncio.ensure_future(self._rung.wait()), asyncio.ensure_future(stop.wait())]
             try:
@@ -21,4 +21,6 @@ class Bell:
             finally:
                 for wait in waits:
                     wait.cancel()
+        rung = self._rung.is_set()
         self._rung.clear()
+        return rung

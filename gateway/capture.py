@@ -102,6 +102,7 @@ class Capture:
         self._disk = Repeated("media_disk_refused", "media_disk_back")
         self._disk_reason = ""
         self._grown: dict[int, int] = {}  # clip -> ticks when its best-so-far last grew
+        self._next: dict[int, int] = {}  # row that was put off -> ticks of the next try, also while its slot closes
         self._held: dict[int, int] = {}  # row that could not be noted -> ticks of the next try
         self._store_refuses = Repeated("capture_waits_for_the_store", "capture_goes_on")
         self._look_at: int | None = None  # ticks of the earliest row that we put off ourselves
@@ -166,6 +167,9 @@ class Capture:
             return self._held[media.id]
         if recorder is None:
             return now
+        again_at = self._next.get(media.id, now)
+        if now < again_at and now < (again_at := timing.before_slot_ends(media, again_at)):
+            return again_at
         due = timing.due(media, ticks=now, wall=self._clock.wall_ms())
         if media.kind is not MediaKind.SNAPSHOT:
             due += recorder.settle_ms
@@ -303,6 +307,7 @@ class Capture:
             next_at = min(now + wait, until)
             log.debug("media_put_off", reason=reason, attempt=tries, **_names(media))
             await self._store.media_fetch_later(media.id, next_at, reason)
+            self._next[media.id] = next_at
             self._look_again_at(next_at)
             return
         best = None if media.kind is MediaKind.SNAPSHOT else await self._best(media)
@@ -330,6 +335,7 @@ class Capture:
 
     async def _forget(self, media: Media) -> None:
         self._grown.pop(media.id, None)
+        self._next.pop(media.id, None)
         if media.kind is not MediaKind.SNAPSHOT:
             await self._folder.remove([_best_name(media)])
 
@@ -339,6 +345,7 @@ class Capture:
         self._health.answered(media.source)
         self._disk.over(self._clock.ticks_ms())
         self._grown.pop(media.id, None)
+        self._next.pop(media.id, None)
         if not await self._store.media_fetched(media.id, kept.name, kept.bytes, kept.sha256):
             # Its event was discarded meanwhile, or the media limit was reached: nobody wants it any more.
             await self._folder.remove([kept.name])

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -22,7 +22,7 @@ from gateway.sources import conditions
 from gateway.sources.backlog import BacklogJudge
 from gateway.sources.broker_window import AckToken, Received
 from gateway.sources.conditions import Memory, Plan
-from gateway.sources.memory import Changes
+from gateway.sources.memory import Changes, Entry
 from gateway.sources.rules import CompiledSource, Unreadable
 from gateway.states import EventState
 
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 KEPT_BYTES: Final = 64 << 10  # of an unreadable message
 REASON_LENGTH: Final = 500
+CLOCK_STEP_MS: Final = 30_000  # as far as two clocks may differ and still agree (`gateway.host.clock`)
 AWAY: Final = "away"  # the memory's key for `BacklogJudge.since`
 SERIAL: Final = "serial"
 _STRONGEST_FIRST: Final = ("stored", "unmapped", "closing", "duplicate", "ignored")
@@ -45,6 +46,7 @@ class Group:
     counts: Counter[str] = field(default_factory=Counter)
     undo: list[Changes] = field(default_factory=list)
     digests: dict[bytes, list[int]] = field(default_factory=dict)  # the connection of each message that left something
+    marks: list[tuple[AckToken, bytes]] = field(default_factory=list)  # known by its digest until the broker is told
     recognised: Counter[bytes] = field(default_factory=Counter)  # redeliveries, known by their digest
     seen: dict[str, int] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ class Decider:
         return IntakeGroup(
             tuple(group.events),
             dict(group.counts),
-            {key: None if entry is None else json.dumps(entry, separators=(",", ":")) for key, entry in changed.items()},
+            {key: _as_text(entry) for key, entry in changed.items()},
             tuple(digest for digest, connections in group.digests.items() for _ in connections),
             group.seen,
             frozenset(group.uncounted),
@@ -120,46 +122,60 @@ class Decider:
     def decide(self, one: Received, group: Group) -> None:
         """One message."""
         group.counts["received"] += 1
-        message = one.message
-        waited = self._backlog.waited_ms(message)
+        message = self._dated(one.message)
+        if message is not one.message:
+            one = replace(one, message=message)
+        # What was asked of a recorder afterwards may be as old as the silence before it.
+        missed = one.missed_since
+        waited = self._backlog.waited_ms(message) if missed is None else max(0, message.received_at - missed)
         digest = message.digest() if message.qos else b""
         if digest and message.dup and self._known(digest, one.token, group):
             # Committed before, but the broker was not told in time: the same message, once for each that is known.
             group.counts["duplicate"] += 1
             group.recognised[digest] += 1
+            group.marks.append((one.token, digest))
             return
         rows, changes = len(group.events), len(group.undo)
         try:
             outcome = self._outcome(one, waited, group)
+            if len(group.events) == rows:  # else the commit counts, which shows whether the row is new
+                group.counts[outcome] += 1
         except Exception as fault:
             log.exception("message_failed_inside", topic=message.topic, bytes=len(message.payload))
             self._take_back(group, rows, changes)
-            outcome = self._keep_unreadable(one, f"an error inside the gateway: {type(fault).__name__}: {fault}", group)
-        if outcome is not None:
-            group.counts[outcome] += 1
+            self._keep_unreadable(one, f"an error inside the gateway: {type(fault).__name__}: {fault}", group)
         if digest and (len(group.events), len(group.undo)) != (rows, changes):
             # What has left nothing may come again: it will leave nothing again.
             group.digests.setdefault(digest, []).append(one.token.generation)
+            group.marks.append((one.token, digest))
 
     # Inside
+
+    def _dated(self, message: Message) -> Message:
+        """Its receipt by the clock as it is now: while it waited here, the right time may have become known."""
+        received_at = self._clock.wall_ms() - (self._clock.ticks_ms() - message.received_ticks)
+        if abs(received_at - message.received_at) <= CLOCK_STEP_MS:
+            return message
+        return replace(message, received_at=received_at)
 
     def _known(self, digest: bytes, token: AckToken, group: Group) -> bool:
         """Whether a message of an older connection, this group's included, had these bytes."""
         here = sum(connection < token.generation for connection in group.digests.get(digest, ()))
         return self.unacknowledged[digest] + here > group.recognised[digest]
 
-    def _outcome(self, one: Received, waited: int | None, group: Group) -> str | None:
-        """The word to count; None where a row does it, in the commit that shows whether it is new."""
+    def _outcome(self, one: Received, waited: int | None, group: Group) -> str:
+        """What the message came to; its rows, if any, are in the group."""
         message = one.message
         if one.oversize is not None:
-            return self._keep_unreadable(one, f"larger than max_message: {one.oversize} bytes", group)
-        rows = len(group.events)
-        words: list[str] = []
+            self._keep_unreadable(one, f"larger than max_message: {one.oversize} bytes", group)
+            return "unreadable"
+        rows, words = len(group.events), list[str]()
         unreadable: Unreadable | None = None
         for source in self._sources:  # two sources may share a topic; the message counts once
             if not source.covers(message.topic):
                 continue
-            group.seen[source.table] = message.received_at
+            if one.missed_since is None:
+                group.seen[source.table] = message.received_at
             readings = source.read(message)
             if isinstance(readings, Unreadable):
                 unreadable = readings
@@ -167,19 +183,22 @@ class Decider:
                 words += [self._judge(reading, one, waited, group, counted=rows) for reading in readings]
             else:
                 log.debug("message_ignored", topic=message.topic, reason=readings.reason)
-        if len(group.events) > rows:
-            return None
-        if unreadable is not None and not any(word in _STRONGEST_FIRST[:2] for word in words):
-            return self._keep_unreadable(one, unreadable.reason, group)
-        # "stored" without a row: it is one that this group holds already.
         strongest = next((word for word in _STRONGEST_FIRST if word in words), "ignored")
+        if len(group.events) > rows:
+            return strongest
+        if unreadable is not None and strongest not in _STRONGEST_FIRST[:2]:
+            self._keep_unreadable(one, unreadable.reason, group)
+            return "unreadable"
+        # "stored" without a row: it is one that this group holds already.
         return "duplicate" if strongest in _STRONGEST_FIRST[:2] else strongest
 
     def _judge(self, reading: Reading, one: Received, waited: int | None, group: Group, *, counted: int) -> str:
         """`counted`: the number of rows before this message; only the first row of a message is counted."""
         message = one.message
         plan = self._find_plan(reading.source, reading.camera)
-        if plan is not None and plan.table is not None:
+        if one.missed_since is not None:
+            reading = replace(reading, details={**reading.details, "caught_up": True})
+        elif plan is not None and plan.table is not None:
             group.seen[plan.table] = message.received_at
         decision = conditions.decide(
             reading, message, plan, self.memory, location_id=self._location_id, waited_ms=waited
@@ -249,13 +268,5 @@ class Decider:
         log.warning("message_unreadable", topic=message.topic, bytes=size, reason=reason[:REASON_LENGTH])
 
 
-def digests_of(received: Iterable[Received], group: Group) -> list[bytes]:
-    """Of these messages, those that the commit of this group, or an earlier one, remembers by their digest."""
-    counted = Counter({digest: len(connections) for digest, connections in group.digests.items()}) + group.recognised
-    found = []
-    for one in received:
-        digest = one.message.digest() if one.message.qos else b""
-        if counted[digest] > 0:
-            counted[digest] -= 1
-            found.append(digest)
-    return found
+def _as_text(entry: Entry | None) -> str | None:
+    return None if entry is None else json.dumps(entry, separators=(",", ":"))

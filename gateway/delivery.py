@@ -21,8 +21,10 @@ from gateway.bell import Bell
 from gateway.chekt import wire
 from gateway.chekt.client import Client
 from gateway.chekt.token import TokenRefused, TokenSource, TokenUnreachable
-from gateway.gate import Allowance, Gate, Notice
+from gateway.gate import Allowance, Gate
+from gateway.host.repeated import Repeated
 from gateway.model import ClaimedEvent, Clock, Event
+from gateway.notice import Notice
 from gateway.retry import Answer, Policy, Step, Verdict, next_step
 from gateway.states import EventState
 
@@ -63,9 +65,11 @@ class Delivery:
         bell: Bell,
         delivered: Callable[[], None],
         refused: tuple[type[Exception], ...],
+        may_compose: Callable[[], bool] = lambda: True,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`delivered`: called when upload slots may have come; `refused`: what the store raises when it cannot commit."""
+        """`may_compose`: whether the time is known, which a request tells; whoever learns it rings.
+        `delivered`: called when upload slots have come; `refused`: what the store raises when it cannot commit."""
         self._store = store
         self._client = client
         self._tokens = tokens
@@ -76,7 +80,9 @@ class Delivery:
         self._bell = bell
         self._delivered = delivered
         self._refused = refused
+        self._may_compose = may_compose
         self._beat = beat
+        self._store_refuses = Repeated("delivery_waits_for_the_store", "delivery_goes_on")
         self._in_hand: dict[asyncio.Task[None], str] = {}  # task -> lane
         self._expired_at: int | None = None
         self._saved_pauses: str | None = None
@@ -92,12 +98,11 @@ class Delivery:
                     try:
                         await self._give_up_on_the_oldest()
                         rest = await self._start(group)
+                        self._store_refuses.over(self._store.clock.ticks_ms())
                     except self._refused as fault:
-                        log.warning("delivery_waits_for_the_store", why=str(fault))
+                        self._store_refuses.again(self._store.clock.ticks_ms(), reason=str(fault))
                         rest = STORE_RETRY_SECONDS
                     await self._bell.wait(stop, rest)
-        except* asyncio.CancelledError:
-            raise
         finally:
             for task in self._in_hand:
                 task.cancel()
@@ -112,6 +117,8 @@ class Delivery:
         """Claims and starts what may go now; how many seconds until there may be more without a ring."""
         while True:
             now = self._store.clock.ticks_ms()
+            if not self._may_compose():
+                return IDLE_SECONDS
             allowed = self.gate.allowance(now)
             if allowed.limit <= 0:
                 return self._seconds_until(allowed.next_change, now)
@@ -170,7 +177,15 @@ class Delivery:
             log.exception("delivery_failed_inside", event_id=event.event_id, camera=event.camera)
             where = traceback.extract_tb(fault.__traceback__)[-1]
             answer = wire.own_fault(f"{type(fault).__name__} in {where.name}: {fault}", written=True)
-        await self._settle(claimed, answer)
+        try:
+            await self._settle(claimed, answer)
+        except Exception as fault:
+            # What the answer said cannot be written: that, too, is this row's fault alone. A second one is ours.
+            log.exception("delivery_failed_inside", event_id=event.event_id, camera=event.camera)
+            where = traceback.extract_tb(fault.__traceback__)[-1]
+            await self._settle(
+                claimed, wire.own_fault(f"{type(fault).__name__} in {where.name}: {fault}", written=True)
+            )
 
     async def _attempt(self, claimed: ClaimedEvent) -> Answer:
         """The POST, and one repeat with a new token where the first was refused."""
@@ -214,21 +229,29 @@ class Delivery:
             another_accepted=self.gate.another_accepted(event),
         )
         # A refused commit must not lose the answer: the row is in the cloud, and would go there a second time.
+        refusals = Repeated("settlement_waits_for_the_store", "settlement_goes_on")
         while True:
             try:
                 await self._store.settle(event.seq, step, answer=_for_the_ledger(answer))
                 break
             except self._refused as fault:
-                log.warning("settlement_waits_for_the_store", event_id=event.event_id, why=str(fault))
+                refusals.again(self._store.clock.ticks_ms(), event_id=event.event_id, reason=str(fault))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+        refusals.over(self._store.clock.ticks_ms(), event_id=event.event_id)
         for notice in outcome.notices:
             _say(notice)
         self._say_outcome(event, step, answer, now)
         if step.slots:
             self._delivered()
         if outcome.wake:
+            await self._wake(now)
+
+    async def _wake(self, now: int) -> None:
+        try:
             await self._store.wake(held=self.gate.allowance(now).held)
-            self._bell.ring()
+        except self._refused as fault:  # each of them becomes due by itself, a little later
+            self._store_refuses.again(now, reason=str(fault))
+        self._bell.ring()
 
     def _say_outcome(self, event: Event, step: Step, answer: Answer, now: int) -> None:
         facts = {

@@ -1,29 +1,28 @@
 """The sender as a whole: whether anything may be sent now, how much, and which cameras wait.
 
 `Gate` is told of every request before it goes (`sent`) and of every outcome (`answered`); `allowance` says what may be
-claimed. It decides about pauses for refused credentials, the rate, cameras and sites that the cloud does not know, and
-an outage and its end. A hold never blocks a camera that has not itself been refused. What becomes of the single event
-is decided in `gateway.retry`. Sources: CHeKT portal, "Rate limits"; CHeKT Event API v0.8, "Error Responses".
-Pure: no I/O, ticks and jitter come in as arguments. One object, used by one task.
+claimed. It decides about pauses for refused credentials, and about an outage and its end; how fast is decided in
+`gateway.pace`, which cameras wait in `gateway.holds`, what becomes of the single event in `gateway.retry`. Source:
+CHeKT portal, "Rate limits". Pure: no I/O, ticks and jitter come in as arguments. One object, used by one task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from gateway.discards import Discards
+from gateway.holds import Holds
 from gateway.model import Event
+from gateway.notice import Condition, Notice
 from gateway.pace import FRESH_SHARE, Pace
-from gateway.retry import HELD_RETRY_MS, LONGEST_WAIT_MS, Answer, Policy, Rate, Verdict, half_jitter_ms
+from gateway.retry import LONGEST_WAIT_MS, Answer, Policy, Rate, Verdict, half_jitter_ms
 
 FIRST_PAUSE_MS: Final = 60_000  # credentials are mended by people: a minute is soon enough
-PROBE_MS: Final = HELD_RETRY_MS
-ALL_REFUSED: Final = 3  # different events refused in a row, none accepted: it is us or the cloud, not the events
 FAILING: Final = 3  # failures in a row before fewer requests at a time go out
 OUTAGE_MS: Final = 10_000  # a shorter failure leaves no backlog worth spreading
 WAKE_EVERY_MS: Final = 5_000  # a cloud that fails every other time must not be asked twice as often for it
-EVERYTHING: Final = "*"  # the scope of a hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +34,6 @@ class Allowance:
     held: frozenset[str]  # lanes
     next_change: int | None
     why: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A change that the journal shall tell, once on entering and once on leaving."""
-
-    name: str
-    level: str  # "error", "warning", "info"
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What `status` says while it lasts."""
-
-    level: str  # "critical", "degraded"
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +75,6 @@ class Pauses:
         self.spans = [(begin, end) for begin, end in self.spans if end > before_ticks]
 
 
-@dataclass
-class _Hold:
-    """Lanes that the cloud refuses, as one: together they may ask once a minute."""
-
-    lanes: set[str]
-    probe_at: int
-    why: str
-    probe: str | None = None  # the event that asks just now
-
-
 class Gate:
     def __init__(self, policy: Policy, *, ticks: int, jitter: float, pauses: Sequence[tuple[int, int]] = ()) -> None:
         """`jitter` in [0, 1): a fleet that starts after one power cut must not come all at once."""
@@ -119,9 +91,8 @@ class Gate:
         self._pause_until = 0
         self._pause_count = 0
         self._pause_probe: str | None = None
-        self._holds: dict[str, _Hold] = {}
-        self._site_refusals: dict[str, set[str]] = {}  # location_id -> lanes answered 403 since its last acceptance
-        self._refused: dict[str, str] = {}  # event_id -> lane, since the last acceptance
+        self._holds = Holds()
+        self._discards = Discards()
         self._failures = 0
         self._failing_since: int | None = None
         self._retry_at = ticks  # while the cloud fails: when the backlog may try again
@@ -140,8 +111,8 @@ class Gate:
                 return Allowance(0, False, frozenset(), self._pause_until, self._pause_why)
         if ticks < self._not_before:
             return Allowance(0, False, frozenset(), self._not_before, "slowed down by the cloud")
-        held, probing = self._held(ticks)
-        changes = [hold.probe_at for hold in self._holds.values() if hold.probe_at > ticks]
+        held, probing = self._holds.held(ticks)
+        changes = self._holds.changes(ticks)
 
         limit = self.policy.parallel
         why = None
@@ -174,9 +145,7 @@ class Gate:
         self.spend(ticks)
         if self._pause_why is not None:
             self._pause_probe = event.event_id
-        for hold in self._holds.values():
-            if event.lane in hold.lanes:
-                hold.probe, hold.probe_at = event.event_id, ticks + PROBE_MS
+        self._holds.sent(event, ticks)
 
     def spend(self, ticks: int) -> None:
         """A request that counts for the rate without being an event: a callback (CHeKT portal, "Rate limits")."""
@@ -185,22 +154,18 @@ class Gate:
     def try_now(self, ticks: int) -> None:
         """A person has changed something (new key, new configuration): pauses and holds may be tried at once."""
         self._pause_until = min(self._pause_until, ticks)
-        for hold in self._holds.values():
-            hold.probe_at = min(hold.probe_at, ticks)
+        self._holds.try_now(ticks)
 
     def forget(self, event_id: str) -> None:
         """The attempt was given up without an outcome (stopping)."""
         self._in_flight.pop(event_id, None)
         if self._pause_probe == event_id:
             self._pause_probe = None
-        for hold in self._holds.values():
-            if hold.probe == event_id:
-                hold.probe = None
+        self._holds.forget(event_id)
 
     def another_accepted(self, event: Event) -> bool:
-        """Whether the cloud has accepted something since it first refused this event."""
-        first = event.first_refused_ticks
-        return first is not None and self.last_accepted is not None and self.last_accepted >= first
+        """Whether the cloud accepts others while it refuses this event."""
+        return self._holds.proves_refusal(event)
 
     def give_up_before(self, ticks: int) -> int:
         return self.pauses.give_up_before(ticks, self.policy.give_up_after_ms)
@@ -211,8 +176,12 @@ class Gate:
         self.forget(event.event_id)
         said: list[Notice] = []
         match answer.verdict:
-            case Verdict.ACCEPTED | Verdict.DISCARDED:
+            case Verdict.ACCEPTED:
                 self._accepted(event, ticks, said)
+                said += self._discards.accepted(event, ticks)
+            case Verdict.DISCARDED:
+                self._accepted(event, ticks, said)
+                said += self._discards.discarded(event, answer, ticks)
             case Verdict.CONFLICT:
                 self._resume(ticks, said)
             case Verdict.REFUSED | Verdict.FORBIDDEN | Verdict.UNKNOWN:
@@ -221,9 +190,11 @@ class Gate:
                 else:
                     self._failed(answer, ticks, jitter, said)  # a proxy's page: nobody has asked the API
                 if answer.verdict is not Verdict.REFUSED:
-                    self._hold_scope(event, answer, ticks, said)
+                    said += self._holds.unknown(event, answer, ticks)
                 elif answer.own_error:
-                    self._was_refused(event, answer, ticks, said)
+                    said += self._holds.refused(event, answer, ticks, self.last_accepted)
+                    if self._holds.everything:
+                        self.pauses.begin(ticks)
             case Verdict.UNAUTHORISED | Verdict.TOKEN_REFUSED:
                 self._pause(answer, ticks, said)
             case Verdict.THROTTLED:
@@ -243,20 +214,32 @@ class Gate:
 
     def conditions(self) -> tuple[Condition, ...]:
         found: list[Condition] = []
+
+        def say(level: str, sentence: str) -> None:
+            found.append(Condition(level, sentence))
+
         if self._pause_why is not None:
-            found.append(Condition("critical", f"the cloud refuses our credentials: {self._pause_why}"))
-        for scope, hold in self._holds.items():
-            if scope == EVERYTHING:
-                found.append(Condition("critical", f"the cloud refuses every event: {hold.why}"))
-            else:
-                what = f"camera {scope.partition('/')[2]}" if "/" in scope else f"site {scope}"
-                found.append(Condition("degraded", f"the cloud refuses events of {what}: {hold.why}"))
+            say(
+                "critical",
+                f"the cloud refuses our credentials ({self._pause_why}), alarms wait; compare client_id, key_id and "
+                "the key in [cloud] with the registration, then restart",
+            )
+        found += self._holds.conditions()
         if self._path_broken:
-            found.append(Condition("degraded", "somebody other than CHeKT answers at the cloud's address"))
+            say(
+                "degraded",
+                "somebody other than CHeKT answers at the cloud's address, alarms wait; look for a log-in page or a "
+                "filter in this network, and at cloud.url",
+            )
         if self._failures >= FAILING:
-            found.append(Condition("degraded", "the cloud does not answer"))
+            say("degraded", "the cloud does not answer, alarms wait; check the line to the internet and its firewall")
         if self._pace.learned is not None:
-            found.append(Condition("degraded", f"the cloud allows about {self._pace.learned:.0f} requests a minute"))
+            say(
+                "degraded",
+                f"the cloud allows about {self._pace.learned:.0f} requests a minute; if alarms come late, ask CHeKT "
+                "for more",
+            )
+        found += self._discards.conditions()
         return tuple(found)
 
     @property
@@ -265,34 +248,14 @@ class Gate:
 
     # Inside
 
-    def _held(self, ticks: int) -> tuple[frozenset[str], bool]:
-        """The lanes that wait, and whether one of several may ask now (then only one event at a time is claimed)."""
-        held: set[str] = set()
-        probing = False
-        for hold in self._holds.values():
-            if hold.probe is not None or ticks < hold.probe_at:
-                held |= hold.lanes
-            else:
-                probing = probing or len(hold.lanes) > 1
-        return frozenset(held), probing
-
     def _accepted(self, event: Event, ticks: int, said: list[Notice]) -> None:
         self.last_accepted = ticks
         self._resume(ticks, said)
-        self._refused.clear()
-        self._site_refusals.pop(event.location_id, None)
-        for scope in (event.lane, event.location_id, EVERYTHING):
-            hold = self._holds.pop(scope, None)
-            if hold is None:
-                continue
+        released = self._holds.accepted(event)
+        if released:
             self._deferred, self._last_wake = True, None
-            said.append(Notice("scope_released", "info", {"scope": scope}))
-            if scope == event.location_id:
-                # It was not the whole site: each of the other cameras goes on waiting for itself.
-                for lane in hold.lanes - {event.lane}:
-                    self._holds[lane] = _Hold({lane}, hold.probe_at, hold.why)
-            elif scope == EVERYTHING:
-                self._pauses_over(ticks)
+            self._pauses_over(ticks)
+        said += released
         self._throttled = 0
         self._pace.accepted(ticks)
         if self._throttled_said and self._pace.learned is None:
@@ -319,44 +282,9 @@ class Gate:
             said.append(Notice("cloud_resumed", "info"))
 
     def _pauses_over(self, ticks: int) -> None:
-        if self._pause_why is None and EVERYTHING not in self._holds:
+        if self._pause_why is None and not self._holds.everything:
             self.pauses.end(ticks)
             self.pauses.prune(self.give_up_before(ticks))
-
-    def _was_refused(self, event: Event, answer: Answer, ticks: int, said: list[Notice]) -> None:
-        if EVERYTHING in self._holds:
-            self._hold(EVERYTHING, {event.lane}, answer, ticks)
-            return
-        self._refused[event.event_id] = event.lane
-        if len(self._refused) >= ALL_REFUSED:
-            self.pauses.begin(ticks)
-            said.append(Notice("everything_refused", "error", {"why": answer.text, "http_status": answer.http_status}))
-            self._hold(EVERYTHING, set(self._refused.values()), answer, ticks)
-
-    def _hold_scope(self, event: Event, answer: Answer, ticks: int, said: list[Notice]) -> None:
-        """One camera first. A second one of the same site with 403, and none accepted since: it is the site."""
-        lanes = {event.lane}
-        scope = event.lane
-        if answer.verdict is Verdict.FORBIDDEN:
-            forbidden = self._site_refusals.setdefault(event.location_id, set())
-            forbidden.add(event.lane)
-            if len(forbidden) > 1:
-                scope, lanes = event.location_id, set(forbidden)
-                for lane in lanes:
-                    self._holds.pop(lane, None)
-        if scope not in self._holds:
-            fields = {"scope": scope, "why": answer.text, "http_status": answer.http_status}
-            said.append(Notice("scope_held", "error", fields))
-        self._hold(scope, lanes, answer, ticks)
-
-    def _hold(self, scope: str, lanes: set[str], answer: Answer, ticks: int) -> None:
-        wait = max(PROBE_MS, min(answer.retry_after_ms or 0, LONGEST_WAIT_MS))
-        hold = self._holds.get(scope)
-        if hold is None:
-            self._holds[scope] = _Hold(lanes, ticks + wait, answer.text or str(answer.verdict))
-        else:
-            hold.lanes |= lanes
-            hold.probe_at = max(hold.probe_at, ticks + wait) if answer.retry_after_ms else hold.probe_at
 
     def _throttle(self, answer: Answer, ticks: int, jitter: float, said: list[Notice]) -> None:
         self._throttled += 1

@@ -1,48 +1,44 @@
 """Step 1: message -> row, then the acknowledgement.
 
 Promises: the broker is told that a message is safe only after the commit that holds what it came to; a store that
-refuses means no acknowledgement and a deliberate reconnect, so that the broker sends again; every message ends as
-exactly one of stored, duplicate, closing, ignored, unmapped, unreadable, counted in that same commit. What was
-published with QoS 0 never comes again: those are kept and tried again with the next group. One task; the only one
-that decides conditions.
+refuses means no acknowledgement and a deliberate reconnect, so that the broker sends again. What never comes again
+(QoS 0, and what an older connection left here) is kept in memory and tried again, the oldest AGAIN_BYTES of it; it is
+not safe there, and nobody is told that it is. What messages come to is decided in `deciding.py`. One task.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.model import Clock, EventStatus, EventType, Message, NewEvent, Reading, derive_event_id
+from gateway.deciding import Decider, Group
+from gateway.model import Clock, NewEvent
 from gateway.outbox.store import Added, IntakeGroup, StoreError
-from gateway.sources import conditions
 from gateway.sources.backlog import BacklogJudge
 from gateway.sources.broker_window import AckToken, Received
-from gateway.sources.conditions import Decision, Memory, Plan
-from gateway.sources.memory import Changes, Entry
-from gateway.sources.rules import CompiledSource, Unreadable
+from gateway.sources.conditions import Memory
 from gateway.states import EventState
 
 log = structlog.get_logger()
 
 GROUP_LIMIT: Final = 500  # messages in one commit: bounds how long the first of them waits
-KEPT_BYTES: Final = 64 << 10  # of an unreadable message
+AGAIN_BYTES: Final = 8 << 20  # of what will not come again, while the store refuses
+MESSAGE_COST: Final = 1_024  # what a message takes beside its payload
 STORE_RETRY_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
-REASON_LENGTH: Final = 500
+BACKLOG_SECONDS: Final = 1.5  # how soon a pause after a backlog is noticed
+LAST_ROUNDS: Final = 20  # after `stop`: what is here already is taken along, what still comes is not waited for
 
 
 class Session(Protocol):
-    """What intake needs of `gateway.sources.broker.Session`."""
+    """What intake needs of `gateway.sources.broker.Session`; `gateway.catchup.CatchUp` stands in its place."""
 
-    connected: bool
-
+    @property
+    def connected(self) -> bool: ...
     async def receive(self, limit: int) -> list[Received]: ...
     def acknowledge(self, tokens: Sequence[AckToken]) -> None: ...
     def drop(self, reason: str) -> None: ...
@@ -60,77 +56,49 @@ class Outbox(Protocol):
     async def memory(self) -> dict[str, str]: ...
 
 
-@dataclass
-class _Group:
-    """What one round has come to so far."""
-
-    events: list[NewEvent] = field(default_factory=list)
-    uncounted: set[str] = field(default_factory=set)
-    counts: Counter[str] = field(default_factory=Counter)
-    memory: dict[str, str | None] = field(default_factory=dict)
-    undo: list[Changes] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    recognised: list[bytes] = field(default_factory=list)  # redeliveries, known by their digest
-    seen: dict[str, int] = field(default_factory=dict)
-    tokens: dict[str, AckToken] = field(default_factory=dict)  # event_id -> what acknowledges its message
-
-    def as_rows(self) -> IntakeGroup:
-        return IntakeGroup(
-            tuple(self.events),
-            dict(self.counts),
-            self.memory,
-            tuple(self.digests),
-            self.seen,
-            frozenset(self.uncounted),
-        )
-
-
 class Intake:
     def __init__(
         self,
         *,
         session: Session,
         store: Outbox,
-        sources: Sequence[CompiledSource],
-        find_plan: Callable[[str, str | None], Plan | None],
-        location_id: str,
+        decider: Decider,
         backlog: BacklogJudge,
         on_stored: Callable[[], None],
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`find_plan(source, camera)` gives what is configured for the equipment's camera name; None: unknown."""
         self._session = session
         self._store = store
-        self._sources = sources
-        self._find_plan = find_plan
-        self._location_id = location_id
+        self._decider = decider
         self._backlog = backlog
         self._on_stored = on_stored
         self._beat = beat
-        self._memory = Memory()
-        self._unacknowledged: Counter[bytes] = Counter()
-        self._again: list[Received] = []  # QoS 0 of a group that was not committed
+        self._again: list[Received] = []
+        self._given_up = 0
         self._refusing = False
+        self._reconnected = self._session_lost = False  # since the last commit
         self._heard: asyncio.Task[list[Received]] | None = None
+        self._nudge: asyncio.Future[None] | None = None
 
     @property
     def memory(self) -> Memory:
-        return self._memory
+        return self._decider.memory
 
     async def load(self) -> None:
         """To be awaited once before the session connects."""
-        texts = await self._store.memory()
-        self._memory = Memory({key: json.loads(text) for key, text in texts.items()})
-        self._memory.apply(conditions.postponed(self._memory, self._store.clock.ticks_ms()))
-        self._unacknowledged = await self._store.unacknowledged()
+        self._decider.load(await self._store.memory(), await self._store.unacknowledged())
+        self._reconnected = True
 
     def session_lost(self) -> None:
-        """The broker has forgotten us: whatever was open may have ended and begun anew unheard."""
-        self._memory.apply(conditions.forget_edges(self._memory))
+        """The broker has forgotten us. Takes effect, and is committed, with the next group: now."""
+        self._session_lost = True
+        self._wake()
 
-    def reconnected(self) -> None:
-        """What was a trouble before the silence may be over: its delay begins anew."""
-        self._memory.apply(conditions.postponed(self._memory, self._store.clock.ticks_ms()))
+    def reconnected(self, *, session_present: bool) -> None:
+        """A connection begins."""
+        self._backlog.connected(session_present=session_present, ticks=self._store.clock.ticks_ms())
+        self._reconnected = True
+        self._wake()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then what has been taken from the session is committed and acknowledged."""
@@ -139,6 +107,12 @@ class Intake:
             while not stop.is_set():
                 self._beat()
                 await self._round(stopped)
+            for _ in range(LAST_ROUNDS):
+                self._listen()
+                await asyncio.sleep(0)  # a receiving task that has something ends in one turn of the loop
+                received = self._received()
+                if not (received or self._again) or not await self.take(received):
+                    break
         finally:
             stopped.cancel()
             if self._heard is not None:
@@ -149,205 +123,145 @@ class Intake:
         return await self.take(await self._session.receive(GROUP_LIMIT))
 
     async def _round(self, stopped: asyncio.Task[bool]) -> None:
+        heard = self._listen()
+        if self._nudge is None or self._nudge.done():
+            self._nudge = asyncio.get_running_loop().create_future()
+        if not (self._reconnected or self._session_lost):
+            waits: set[asyncio.Future[object]] = {heard, stopped, self._nudge}  # type: ignore[arg-type]
+            await asyncio.wait(waits, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
+        if not await self.take(self._received()):
+            await asyncio.wait({stopped}, timeout=STORE_RETRY_SECONDS)
+
+    def _listen(self) -> asyncio.Task[list[Received]]:
         # The receiving task lives over the rounds: cancelled half-way it might have taken messages along.
         if self._heard is None:
             self._heard = asyncio.create_task(self._session.receive(GROUP_LIMIT), name="intake-receive")
-        await asyncio.wait({self._heard, stopped}, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
-        received: list[Received] = []
-        if self._heard.done():
-            received, self._heard = self._heard.result(), None
-        if not await self.take(received):
-            await asyncio.wait({stopped}, timeout=STORE_RETRY_SECONDS)
+        return self._heard
+
+    def _received(self) -> list[Received]:
+        if self._heard is None or not self._heard.done():
+            return []
+        received, self._heard = self._heard.result(), None
+        return received
+
+    def _wake(self) -> None:
+        if self._nudge is not None and not self._nudge.done():
+            self._nudge.set_result(None)
 
     def _patience(self) -> float:
         if self._again:
             return 0.0
-        due = self._memory.next_due()
+        due = self.memory.next_due()
+        longest = IDLE_SECONDS if self._backlog.since is None else BACKLOG_SECONDS
         if due is None:
-            return IDLE_SECONDS
-        return min(max((due - self._store.clock.ticks_ms()) / 1000, 0.0), IDLE_SECONDS)
+            return longest
+        return min(max((due - self._store.clock.ticks_ms()) / 1000, 0.0), longest)
 
     async def take(self, received: Sequence[Received]) -> bool:
-        """Decides and commits one group, then acknowledges it. False: the store has refused it."""
-        received = [*self._again, *received]
-        group = _Group()
+        """Decides, commits and acknowledges these, in groups. False: the store has refused one."""
+        waiting = [*self._again, *received]
+        while True:
+            try:
+                await self._take_group(waiting[:GROUP_LIMIT])
+            except StoreError as fault:
+                self._refused(waiting, fault)
+                return False
+            waiting = self._again = waiting[GROUP_LIMIT:]
+            if not waiting:
+                return True
+
+    async def _take_group(self, received: Sequence[Received]) -> None:
+        group = Group()
+        lost, reconnected = self._session_lost, self._reconnected
+        self._session_lost = self._reconnected = False
+        if lost:
+            self._decider.session_lost(group)
+        if reconnected:
+            self._decider.reconnected(group)
         for one in received:
-            before = len(group.events)
-            self._decide(one, group)
-            group.tokens |= {event.event_id: one.token for event in group.events[before:]}
-        self._pass_time(group)
-        if not received and not group.events and not group.memory:
-            return True
-        try:
-            added = await self._store.add(group.as_rows())
-        except StoreError as fault:
-            self._refused(received, group, fault)
-            return False
-        self._again = []
-        if self._refusing:
-            self._refusing = False
-            log.info("store_accepts_again")
-        self._committed(received, group, added)
-        return True
+            self._decider.decide(one, group)
+        self._decider.pass_time(group, connected=self._session.connected)
+        if received or group.leaves_something:
+            try:
+                added = await self._store.add(self._decider.as_rows(group))
+            except StoreError:
+                self._decider.undo(group)
+                self._session_lost |= lost
+                self._reconnected |= reconnected
+                raise
+            self._accepted()
+            self._committed(received, group, added)
+        if lost:
+            self._forget_the_unacknowledged()
 
-    # Deciding
-
-    def _decide(self, one: Received, group: _Group) -> None:
-        message = one.message
-        group.counts["received"] += 1
-        digest = message.digest() if message.qos else None
-        if digest is not None:
-            known = self._unacknowledged[digest] - group.recognised.count(digest)
-            if message.dup and known > 0:
-                # Committed before, but the broker was not told in time: the same message, once for each that is known.
-                group.counts["duplicate"] += 1
-                group.recognised.append(digest)
-                return
-            group.digests.append(digest)
-        if one.oversize is not None:
-            reason = f"larger than max_message: {one.oversize} bytes"
-            self._keep_unreadable(one, reason, group)
-            return
-        try:
-            outcomes = [self._read(source, message, group) for source in self._sources if source.covers(message.topic)]
-        except Exception as fault:
-            log.exception("message_failed_inside", topic=message.topic, bytes=len(message.payload))
-            self._keep_unreadable(one, f"an error inside the gateway: {type(fault).__name__}: {fault}", group)
-            return
-        # Two sources may share a topic; the message counts once, as the strongest thing that it came to.
-        unreadable = next((outcome for outcome in outcomes if isinstance(outcome, Unreadable)), None)
-        decided = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        if any(word in ("stored", "unmapped") for word in decided):
-            return
-        if unreadable is not None:
-            self._keep_unreadable(one, unreadable.reason, group)
-            return
-        group.counts[next((word for word in ("closing", "duplicate") if word in decided), "ignored")] += 1
-
-    def _read(self, source: CompiledSource, message: Message, group: _Group) -> str | Unreadable:
-        """What the message came to for this source; rows and memory go into the group."""
-        group.seen[source.table] = message.received_at
-        readings = source.read(message)
-        if isinstance(readings, Unreadable):
-            return readings
-        if not isinstance(readings, list):
-            log.debug("message_ignored", topic=message.topic, reason=readings.reason)
-            return "ignored"
-        words = [self._judge(reading, message, group) for reading in readings]
-        return next((word for word in ("stored", "unmapped", "closing", "duplicate") if word in words), "ignored")
-
-    def _judge(self, reading: Reading, message: Message, group: _Group) -> str:
-        plan = self._find_plan(reading.source, reading.camera)
-        if plan is not None and plan.table is not None:
-            group.seen[plan.table] = message.received_at
-        decision = conditions.decide(
-            reading,
-            message,
-            plan,
-            self._memory,
-            location_id=self._location_id,
-            waited_ms=self._backlog.waited_ms(message),
-        )
-        self._apply(decision, group, counted=True)
-        if not decision.events:
-            log.debug("message_led_to_nothing", topic=message.topic, outcome=decision.outcome, reason=decision.reason)
-        return decision.outcome
-
-    def _pass_time(self, group: _Group) -> None:
-        """Pulses, max_open, delays of troubles, and what may be forgotten."""
+    def _committed(self, received: Sequence[Received], group: Group, added: Added) -> None:
         clock = self._store.clock
-        for decision in conditions.due(
-            self._memory,
-            clock.ticks_ms(),
-            now_wall=clock.wall_ms(),
-            location_id=self._location_id,
-            connected=self._session.connected,
-        ):
-            self._apply(decision, group, counted=False)
-
-    def _apply(self, decision: Decision, group: _Group, *, counted: bool) -> None:
-        group.undo.append(self._memory.apply(decision.memory))
-        for key, entry in decision.memory.items():
-            group.memory[key] = None if entry is None else json.dumps(entry, separators=(",", ":"))
-        for position, event in enumerate(decision.events):
-            if position or not counted:
-                group.uncounted.add(event.event_id)
-            group.events.append(event)
-
-    def _keep_unreadable(self, one: Received, reason: str, group: _Group) -> None:
-        """Kept as evidence: the first 64 KiB, the whole length, the digest of the whole."""
-        message = one.message
-        size = len(message.payload) if one.oversize is None else one.oversize
-        sha256 = one.oversize_sha256 or hashlib.sha256(message.payload).hexdigest()
-        serial = self._memory.get("serial", {"n": 0})["n"] + 1
-        remembered: Mapping[str, Entry | None] = {"serial": {"what": "serial", "n": serial}}
-        self._apply(Decision("unreadable", memory=dict(remembered)), group, counted=True)
-        source = next((source.table for source in self._sources if source.covers(message.topic)), "")
-        group.events.append(
-            NewEvent(
-                event_id=derive_event_id(
-                    self._location_id, "unreadable", str(message.received_at), sha256, str(serial)
-                ),
-                state=EventState.UNREADABLE,
-                event_type=EventType.ALARM,
-                event_status=EventStatus.ACTIVE,
-                source=source,
-                camera=None,
-                source_camera=None,
-                location_id=self._location_id,
-                recorder_id=None,
-                camera_id=None,
-                signal=False,
-                event_at=message.received_at,
-                received_at=message.received_at,
-                received_ticks=message.received_ticks,
-                reason=reason[:REASON_LENGTH],
-                topic=message.topic,
-                raw=message.payload[:KEPT_BYTES],
-                raw_bytes=size,
-                raw_sha256=sha256,
-            )
-        )
-        log.warning("message_unreadable", topic=message.topic, bytes=size, reason=reason[:REASON_LENGTH])
-
-    # After the commit, or after its failure
-
-    def _committed(self, received: Sequence[Received], group: _Group, added: Added) -> None:
-        told = [one for one in received if self._session.is_current(one.token)]
-        self._session.acknowledge([one.token for one in told])
+        tokens = [one.token for one in received if self._session.is_current(one.token)]
+        self._session.acknowledge(tokens)
         # "Told" ends the story: from here on an equal message with DUP is another one. Of an older connection, the
         # broker was not told; what it sends again will be recognised.
-        done = [one.message.digest() for one in told if one.message.qos]
-        self._unacknowledged.update(group.digests)
-        self._unacknowledged.subtract(done)
-        self._unacknowledged = +self._unacknowledged
-        safe = [event_id for event_id, token in group.tokens.items() if self._session.is_current(token)]
-        self._store.acknowledged(safe, done, self._store.clock.wall_ms())
+        told = [digest for token, digest in group.marks if self._session.is_current(token)]
+        known = self._decider.unacknowledged
+        known.update(digest for digest, connections in group.digests.items() for _ in connections)
+        known.subtract(told)
+        self._decider.unacknowledged = +known
+        safe = [event_id for event_id, token in group.tokens.items() if token and self._session.is_current(token)]
+        if safe or told:
+            self._store.acknowledged(safe, told, clock.wall_ms())
+        if heard := [one.message.received_at for one in received if one.missed_since is None]:
+            self._backlog.committed(max(heard), clock.ticks_ms())
+        if any(one.message.qos and not one.message.dup and self._session.is_current(one.token) for one in received):
+            # MQTT 5.0, 4.4: what was unacknowledged is sent again before anything new.
+            self._forget_the_unacknowledged()
         for event in group.events:
             if event.event_id in added.new:
-                self._say(event)
+                _say(event)
         if added.new:
             self._on_stored()
 
-    def _say(self, event: NewEvent) -> None:
-        facts = {"event_id": event.event_id, "camera": event.camera or event.source_camera, "state": event.state}
-        match event.state:
-            case EventState.UNREADABLE:
-                pass  # said when it was kept, with its topic
-            case EventState.UNMAPPED:
-                log.warning("event_unmapped", reason=event.reason, **facts)
-            case EventState.FOLDED:
-                log.info("event_folded", reason=event.reason, **facts)
-            case _:
-                log.info(
-                    "event_stored", event_type=str(event.event_type), event_status=str(event.event_status), **facts
-                )
+    def _forget_the_unacknowledged(self) -> None:
+        """None of it will come again: an equal message with DUP would be another alarm."""
+        known = self._decider.unacknowledged
+        if known:
+            self._store.acknowledged((), list(known.elements()), self._store.clock.wall_ms())
+            known.clear()
 
-    def _refused(self, received: Sequence[Received], group: _Group, fault: StoreError) -> None:
-        for undo in reversed(group.undo):
-            self._memory.apply(undo)
-        self._again = [one for one in received if one.token.mid == 0]
+    # While the store refuses
+
+    def _refused(self, waiting: Sequence[Received], fault: StoreError) -> None:
         if not self._refusing:
             self._refusing = True
             log.error("store_refused", why=str(fault), remedy="nothing is acknowledged until it accepts again")
-        self._session.drop(f"the store refused: {fault}")
+        # Of an older connection, the broker may have forgotten it; what it does send again is recognised.
+        stays = [one for one in waiting if not (one.message.qos and self._session.is_current(one.token))]
+        kept, size = [], 0
+        for one in stays:
+            size += len(one.message.payload) + MESSAGE_COST
+            if size <= AGAIN_BYTES:
+                kept.append(one)
+            else:
+                self._given_up += 1
+        self._again = kept
+        if len(stays) < len(waiting):
+            self._session.drop(f"the store refused: {fault}")
+
+    def _accepted(self) -> None:
+        if self._refusing:
+            self._refusing = False
+            log.info("store_accepts_again")
+        if self._given_up:
+            log.error("messages_given_up", count=self._given_up, why="the store refused for too long; they had QoS 0")
+            self._given_up = 0
+
+
+def _say(event: NewEvent) -> None:
+    facts = {"event_id": event.event_id, "camera": event.camera or event.source_camera, "state": event.state}
+    match event.state:
+        case EventState.UNREADABLE:
+            pass  # said when it was kept, with its topic
+        case EventState.UNMAPPED:
+            log.warning("event_unmapped", reason=event.reason, **facts)
+        case EventState.FOLDED:
+            log.info("event_folded", reason=event.reason, **facts)
+        case _:
+            log.info("event_stored", event_type=str(event.event_type), event_status=str(event.event_status), **facts)

@@ -14,7 +14,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -41,6 +41,13 @@ class MediaKind(StrEnum):
     SHORT_MP4 = "short_mp4"
     EVENT_MP4 = "event_mp4"
 
+
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  in UTC throughout, written with a Z
+_FIRST_MS: Final = -62_135_596_800_000  # year 1
+_LAST_MS: Final = 253_402_300_799_999  # end of year 9999
+
+# 2026-01-01: no message was received, and no answer given, before the gateway existed. An earlier clock is wrong.
+EARLIEST_AT: Final = 1_767_225_600_000
 
 CONTENT_TYPES: Final = {
     MediaKind.SNAPSHOT: "image/jpeg",
@@ -106,7 +113,12 @@ class Reading:
     opens: bool = True
     started_at: int | None = None  # the start as a time, where an end tells it too
     sent_at: int | None = None  # the equipment's clock when it sent this, where the message tells it
-    pulse_seconds: float | None = None
+    pulse_seconds: float | None = None  # no end will come: it closes by itself so long after its last message
+    quiet_seconds: float | None = None  # an end may come, but after this silence it is over in any case
+    repeats: float | None = None  # an `active` so soon after the last message continues the alarm; None: however late
+    clock: str | None = None  # whose clock told the times, where devices of a source have their own
+    late: bool = False  # the equipment kept it while it could not send
+    twin: str | None = None  # the same for what tells the same alarm on another topic
     media: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -281,6 +293,10 @@ def derive_event_id(*parts: str) -> str:
 
 
 def iso_utc(wall_ms: int) -> str:
-    """`2025-11-20T01:46:25.534Z`: the shape of the examples in CHeKT Event API v0.8 (ASSUMED: Q20, emit exactly it)."""
-    moment = datetime.fromtimestamp(wall_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{wall_ms % 1000:03d}Z"
+    """`2025-11-20T01:46:25.534Z`: the shape of the examples in CHeKT Event API v0.8 (ASSUMED: Q20, emit exactly it).
+
+    Never raises: a clock may say anything, and what lies outside of the years 1 to 9999 becomes the nearest of them.
+    """
+    wall_ms = min(max(wall_ms, _FIRST_MS), _LAST_MS)
+    moment = _EPOCH + timedelta(seconds=wall_ms // 1000)
+    return f"{moment.isoformat()}.{wall_ms % 1000:03d}Z"

@@ -1,9 +1,9 @@
 """Old rows away, limits kept, space given back.
 
 Promises: pictures give way before alarms do: when the media folder is full, or the disk almost, first the oldest event
-clips go, then short clips, then snapshots, each with its reason in its row; a file whose row nobody knows is removed,
-but never one that is just being noted; events are forgotten only when they are closed and old. Runs in the background:
-nobody waits for it.
+clips go, then short clips, then snapshots, each with its reason in its row, at last closed events before their time;
+alarms that are on their way never. A file whose row nobody knows is removed, but never one that is just being noted.
+Runs in the background: nobody waits for it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gateway.states import MediaState
 EVERY_SECONDS: Final = 600.0
 AGAIN_SOON_SECONDS: Final = 90.0  # after the start: what a crash left is known by then
 STORE_RETRY_SECONDS: Final = 60.0
+BEAT_SECONDS: Final = 10.0  # waiting is progress, too: the watchdog must hear of it
 BATCH: Final = 100  # files, in one commit
 # A file is durable before its row says so. What has no row for so long, unchanged, was left by a crash.
 STRANGE_MS: Final = 60_000
@@ -51,6 +52,9 @@ class Outbox(Protocol):
 
     async def prune(self, before_ticks: int) -> list[str]: ...
     async def give_space_back(self) -> None: ...
+    async def hold_reserve(self) -> None: ...
+    @property
+    def reserve_missing(self) -> bool: ...
     async def media_files_oldest_first(
         self, kind: MediaKind, *, waiting: bool, limit: int = ...
     ) -> Sequence[MediaFile]: ...
@@ -69,9 +73,13 @@ class Upkeep:
         keep_closed_ms: int,
         media_limit_bytes: int,
         reserve_bytes: int,
+        least_keep_ms: int = 0,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """Ring `bell` when the disk is full; else it looks by itself."""
+        """Ring `bell` when the disk is full; else it looks by itself.
+
+        `least_keep_ms`: as long as closed events are needed to recognise repetitions; under pressure no longer.
+        """
         self._store = store
         self._folder = folder
         self._clock = clock
@@ -79,6 +87,7 @@ class Upkeep:
         self._keep_closed_ms = keep_closed_ms
         self._media_limit_bytes = media_limit_bytes
         self._reserve_bytes = reserve_bytes
+        self._least_keep_ms = least_keep_ms
         self._beat = beat
         self._strange: dict[Entry, int] = {}  # file without a row -> ticks when it was first seen so
         self._refused = Repeated("upkeep_refused", "upkeep_goes_on")
@@ -93,11 +102,18 @@ class Upkeep:
             except (StoreError, OSError) as fault:
                 # A store or a disk that refuses is told by those who need it for alarms; upkeep can wait.
                 self._refused.again(self._clock.ticks_ms(), reason=str(fault))
-                await self._bell.wait(stop, STORE_RETRY_SECONDS)
+                await self._rest(stop, STORE_RETRY_SECONDS)
                 continue
             self._refused.over(self._clock.ticks_ms())
-            await self._bell.wait(stop, pause)
+            await self._rest(stop, pause)
             pause = EVERY_SECONDS
+
+    async def _rest(self, stop: asyncio.Event, seconds: float) -> None:
+        while seconds > 0 and not stop.is_set():
+            if await self._bell.wait(stop, min(seconds, BEAT_SECONDS)):
+                return
+            self._beat()
+            seconds -= BEAT_SECONDS
 
     async def run_once(self) -> bool:
         """Whether anything was removed."""
@@ -105,10 +121,14 @@ class Upkeep:
         removed += await self._forget_the_old()
         removed += await self._remove_strangers()
         await self._store.give_space_back()
+        await self._store.hold_reserve()
         return removed > 0
 
     async def _forget_the_old(self) -> int:
-        paths = await self._store.prune(self._clock.ticks_ms() - self._keep_closed_ms)
+        keep_ms = self._keep_closed_ms
+        if await self._excess() > 0:  # and no picture is left that could give way
+            keep_ms = min(keep_ms, self._least_keep_ms)
+        paths = await self._store.prune(self._clock.ticks_ms() - keep_ms)
         await self._folder.remove(paths)
         return len(paths)
 
@@ -149,7 +169,8 @@ class Upkeep:
 
     async def _excess(self) -> int:
         """Bytes that have to go."""
-        missing = self._reserve_bytes - await self._folder.free_bytes()
+        wanted = self._reserve_bytes * (2 if self._store.reserve_missing else 1)  # one half is taken again
+        missing = wanted - await self._folder.free_bytes()
         return max(self.media_bytes - self._media_limit_bytes, missing)
 
     async def _remove_strangers(self) -> int:

@@ -10,6 +10,7 @@ Follows CHeKT Event API v0.8, "Upload Workflow" and "Upload Best Practices".
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -37,6 +38,7 @@ LOOK_AT_ONCE: Final = 200  # rows
 RETRY_FIRST_MS: Final = 1_000
 RETRY_MAX_MS: Final = 30_000
 LEAST_WAIT_MS: Final = 50  # full jitter may say "at once"; a refusing network answers at once too
+DOUBTS: Final = 2  # a storage whose ETag never is what we expect has its own idea of an ETag
 CONFIRMS: Final = 4  # callbacks that wait for a further try, at once: they are a few bytes
 _ORDER: Final = {MediaKind.SNAPSHOT: 0, MediaKind.SHORT_MP4: 1, MediaKind.EVENT_MP4: 2}
 
@@ -194,6 +196,7 @@ class Uploads:
             raise ValueError("a row without a file or a slot is not to be put")
         try:
             path = await self._folder.require(media.path, media.bytes, media.sha256)
+            md5 = await asyncio.to_thread(_md5, path) if media.attempts < DOUBTS else None
         except FileFault as fault:
             await self._lose(media, str(fault))
             return False
@@ -202,9 +205,9 @@ class Uploads:
                 media, UploadAnswer(UploadVerdict.AGAIN, text=f"its file cannot be read: {fault.strerror}")
             )
             return False
-        answer = await self._put_once(media.put_url, path, media.kind, seconds_left, with_type=False)
+        answer = await self._put_once(media.put_url, path, media.kind, seconds_left, md5, with_type=False)
         if answer.verdict is UploadVerdict.AGAIN_WITH_TYPE:
-            answer = await self._put_once(media.put_url, path, media.kind, seconds_left, with_type=True)
+            answer = await self._put_once(media.put_url, path, media.kind, seconds_left, md5, with_type=True)
         match answer.verdict:
             case UploadVerdict.DONE:
                 self._failing.over(self._clock.ticks_ms())
@@ -216,12 +219,12 @@ class Uploads:
         return False
 
     async def _put_once(
-        self, url: str, path: Path, kind: MediaKind, seconds_left: float, *, with_type: bool
+        self, url: str, path: Path, kind: MediaKind, seconds_left: float, md5: str | None, *, with_type: bool
     ) -> UploadAnswer:
         reply = await self._client.put_file(
             url, path, content_type=CONTENT_TYPES[kind], always_type=with_type, seconds_left=seconds_left
         )
-        return read_put_answer(reply, wall=self._clock.wall_ms(), sent_content_type=with_type)
+        return read_put_answer(reply, wall=self._clock.wall_ms(), sent_content_type=with_type, md5=md5)
 
     async def _confirm(self, media: Media, unclear_before: bool) -> None:
         if media.callback_url is None:
@@ -284,6 +287,12 @@ class Uploads:
             await self._folder.remove(paths)
         except OSError as fault:
             log.debug("media_file_left", reason=fault.strerror, **_names(media))
+
+
+def _md5(path: Path) -> str:
+    """As the storage computes it for its ETag."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _words(what: str, answer: UploadAnswer) -> str:

@@ -67,7 +67,7 @@ find_python() {
 ensure_venv() { # demo | develop
     local lock=requirements/$1.txt python stamp
     python=$(find_python) || { apt_install python3 python3-venv && python=$(find_python); } ||
-        die "needs Python 3.11 or newer as python3 (or named by \$PYTHON)"
+        die "needs Python 3.11 or newer as python3, or named by \$PYTHON. As administrator: apt-get install python3-venv. Then run this again."
 
     # Made again when its interpreter is gone, or is another one.
     local wanted

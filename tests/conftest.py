@@ -23,6 +23,7 @@ FIXTURES_NEED: Final = {"premises": "mosquitto"}
 
 # How long an example takes says more about the machine than about the code; pytest-timeout ends what hangs.
 settings.register_profile("gateway", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=20)  # of `scripts/test unit step`
 settings.load_profile("gateway")
 
 _UNDER_CI: Final = os.environ.get("CI", "").lower() not in ("", "0", "false")

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gateway"
 DESIGN = (PACKAGE / "DESIGN.md").read_text()
 README = (ROOT / "README.md").read_text()
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -143,6 +144,14 @@ def test_every_line_of_the_log_is_explained_in_the_design_and_no_other() -> None
 # --- assumptions ---
 
 
+def test_the_runbook_says_what_to_do_about_every_error() -> None:
+    """An ERROR wants a person, and a person who is called at night wants to know what for."""
+    table = section(DESIGN, "What the log says")
+    errors = set(re.findall(r"^\| `(\w+)` \| error \|", table, re.MULTILINE))
+    assert errors
+    assert errors - set(re.findall(r"`(\w+)`", RUNBOOK)) == set()
+
+
 def test_every_assumption_is_a_question_of_the_design() -> None:
     """`ASSUMED: Q7`: what the vendor has not said, and what we take until he does."""
     asked = {int(number) for number in re.findall(r"\bQ(\d+)\b", section(DESIGN, "Questions to the vendor"))}
@@ -154,7 +163,7 @@ def test_every_assumption_is_a_question_of_the_design() -> None:
 
 
 def test_every_command_that_the_readme_shows_exists() -> None:
-    shown = set(re.findall(r"\bchekt-gateway ([a-z-]+)", README)) - {"COMMAND"}
+    shown = set(re.findall(r"\bchekt-gateway ([a-z][a-z-]*)", README + RUNBOOK)) - {"COMMAND"}
     assert shown <= {*COMMANDS, *subjects_of_other_programs()}
     assert {"check", "status", "events", "trace", "retry", "explain", "families"} <= shown
 
@@ -223,3 +232,43 @@ def test_a_file_that_says_it_is_pure_is_held_to_it() -> None:
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
     (held,) = [set(contract["source_modules"]) for contract in contracts if contract["name"].startswith("Pure files")]
     assert claimed - held == set()
+
+
+# --- the evidence ---
+
+
+def names_of_tests(path: Path) -> set[str]:
+    module = ast.parse(path.read_text())
+    found = {node.name for node in ast.walk(module) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    # A state machine of Hypothesis is a test by its name in the module.
+    found |= {
+        node.targets[0].id
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    return {name for name in found if name.lower().startswith("test")}
+
+
+def evidence() -> list[list[str]]:
+    """The rows of all tables of docs/evidence.md, without their heads."""
+    lines = (ROOT / "docs" / "evidence.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return [row for row in rows if row[-1] != "shown by"]
+
+
+def test_every_row_of_the_evidence_names_tests_that_exist() -> None:
+    rows = evidence()
+    assert rows
+    for row in rows:
+        assert len(row) == 4, row
+        assert all(row), row
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", row[-1])
+        assert named, f"{row[0]}: no test is named"
+        for path, name in named:
+            assert (ROOT / path).is_file(), path
+            assert not name or name in names_of_tests(ROOT / path), f"{path} has no {name}"
+
+
+def test_every_file_of_the_longer_programme_is_evidence() -> None:
+    named = set(re.findall(r"tests/faults/test_\w+\.py", (ROOT / "docs" / "evidence.md").read_text()))
+    assert {f"tests/faults/{path.name}" for path in (ROOT / "tests" / "faults").glob("test_*.py")} == named

@@ -9,6 +9,7 @@ in `gateway.retry`. Sources: CHeKT Event API v0.8, "API Endpoint"; CHeKT portal,
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import ssl
 import time
@@ -97,6 +98,10 @@ class Client:
         """A token request (RFC 6749, 4.4.2). Its answer's `Date` is told to `on_date` like any other."""
         return await self._call("POST", URL(url), {}, data=aiohttp.FormData(dict(fields)))
 
+    async def ask_the_time(self) -> Reply:
+        """Any answer will do: its `Date` is told to `on_date`. Asked only while nobody else can tell the time."""
+        return await self._call("GET", URL(self._cloud.url.rstrip("/") + "/"), {}, data=None, skip=("Content-Type",))
+
     async def confirm(self, callback_url: str, token: str | None = None) -> Reply:
         """ASSUMED: Q10. An empty PUT; the address holds its own token, ours goes along only by `callback_auth`."""
         headers = {"Content-Length": "0"}
@@ -174,6 +179,9 @@ class Client:
                 ) as response:
                     status = response.status
                     answered = _lower(response.headers)
+                    date = http_date(answered.get("date")) if own else None
+                    if date is not None and self.on_date is not None:
+                        self.on_date(date)  # now: a body that trickles would make it look old
                     stall.reschedule(None)  # reading has its own limits
                     async for chunk in response.content.iter_chunked(_CHUNK):
                         body += chunk
@@ -188,15 +196,12 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as exception:
             # ValueError: an address or a header that aiohttp refuses, before anything is written.
             error = _words(exception)
-        if own and self.on_date is not None:
-            date = http_date(answered.get("date"))
-            if date is not None:
-                self.on_date(date)
         elapsed = round((time.monotonic() - begun) * 1000)
         written = bool(watch.written)
         return Reply(status, answered, bytes(body[:MAX_BODY]), complete, written or status is not None, error, elapsed)
 
 
+@functools.cache  # reading this machine's authorities takes tens of milliseconds
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """TLS 1.2 at least, the system's authorities and, if configured, one more file of them (ASSUMED: Q22)."""
     context = ssl.create_default_context()

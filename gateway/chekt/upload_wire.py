@@ -17,6 +17,7 @@ from gateway.chekt.words import excerpt
 _CODE: Final = re.compile(rb"<Code>\s*(\w{1,60})\s*</Code>")
 _MESSAGE: Final = re.compile(rb"<Message>\s*([^<]{1,300})</Message>")
 # S3 answers 400 where our own sending was the trouble: too slow, cut off.
+_MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
 _PASSING_400: Final = frozenset({"RequestTimeout", "IncompleteBody", "BadDigest"})
 
 
@@ -36,11 +37,12 @@ class UploadAnswer:
     unclear: bool = False  # it may have been done all the same
 
 
-def read_put_answer(reply: Reply, *, wall: int, sent_content_type: bool) -> UploadAnswer:
+def read_put_answer(reply: Reply, *, wall: int, sent_content_type: bool, md5: str | None = None) -> UploadAnswer:
     """A PUT may be repeated at will until the slot ends: it replaces the same object (AWS S3, "Presigned URLs").
 
     307 is not followed: the signature covers the host (`X-Amz-SignedHeaders` always has `host`), so the other host
     would refuse it; S3 answers so only until its DNS has caught up, and the same address is tried again.
+    `md5`: of the file, where it shall be compared with the ETag of what the storage has.
     """
     if reply.status is None:
         return UploadAnswer(UploadVerdict.AGAIN, None, excerpt(reply.error or "no answer"), unclear=reply.written)
@@ -50,6 +52,8 @@ def read_put_answer(reply: Reply, *, wall: int, sent_content_type: bool) -> Uplo
     match reply.status:
         case status if 200 <= status < 300:
             verdict = UploadVerdict.AGAIN if _is_page(reply) else UploadVerdict.DONE
+            if verdict is UploadVerdict.DONE and md5 is not None and _is_other_object(reply, md5):
+                verdict, text = UploadVerdict.AGAIN, "the storage has other bytes than we sent"
         case 403 if code == "SignatureDoesNotMatch" and not sent_content_type:
             # It was signed with a type that the address does not tell (ASSUMED: Q13, image/jpeg and video/mp4).
             verdict = UploadVerdict.AGAIN_WITH_TYPE
@@ -84,6 +88,15 @@ def read_callback_answer(reply: Reply, *, wall: int, unclear_before: bool) -> Up
             verdict = UploadVerdict.DEAD
     wait = retry_after(reply.headers, wall)
     return UploadAnswer(verdict, reply.status, text, wait, unclear=reply.status in (502, 504))
+
+
+def _is_other_object(reply: Reply, md5: str) -> bool:
+    """AWS S3 API, "Object", ETag: an MD5 unless the object was composed of parts, or encrypted with a key of KMS's or
+    the customer's, which the answer tells."""
+    encrypted = reply.headers.get("x-amz-server-side-encryption", "AES256") != "AES256"
+    customers = "x-amz-server-side-encryption-customer-algorithm" in reply.headers
+    etag = _MD5.fullmatch(reply.headers.get("etag", ""))
+    return etag is not None and not encrypted and not customers and etag[1] != md5
 
 
 def _is_page(reply: Reply) -> bool:

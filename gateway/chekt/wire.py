@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gateway.chekt.addresses import callback_fault, put_url_fault, signed_lifetime_ms
 from gateway.chekt.words import MAX_TEXT, error_text, excerpt, scrub
-from gateway.model import Composed, Event, MediaKind, MediaOnDisk, Slot, iso_utc
+from gateway.model import Composed, Event, EventStatus, EventType, MediaKind, MediaOnDisk, Slot, iso_utc
 from gateway.retry import LONGEST_WAIT_MS, Answer, Rate, Verdict
 
 API_VERSION: Final = "1.0"
@@ -82,10 +82,18 @@ def compose(event: Event, media: Sequence[MediaOnDisk], *, sent_at: int, ticks: 
         "upload_snapshot_count": max((seq + 1 for kind, seq in announced if kind is MediaKind.SNAPSHOT), default=0),
         "upload_short_mp4": any(kind is MediaKind.SHORT_MP4 for kind, _ in announced),
         "upload_event_mp4": any(kind is MediaKind.EVENT_MP4 for kind, _ in announced),
-        "payload": _details(event) if options.send_details else {},
+        "payload": _payload(event, options),
     }
     # The key is the event's id, the same for all attempts (CHeKT portal, "Idempotency"; ASSUMED: Q5, Q10).
     return Composed(_encode(request), event.event_id, announced, signal)
+
+
+def _payload(event: Event, options: Options) -> dict[str, Any]:
+    details = _details(event) if options.send_details else {}
+    if event.event_type is not EventType.ARMING:
+        return details
+    # ASSUMED: Q15. CHeKT Event API v0.8 has arming events, but names no field for the state.
+    return {**details, "arming_status": "armed" if event.event_status is EventStatus.ACTIVE else "disarmed"}
 
 
 def _details(event: Event) -> dict[str, Any]:

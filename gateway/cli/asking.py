@@ -11,13 +11,16 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from gateway.model import iso_utc
 
 if TYPE_CHECKING:
     from gateway.config import Settings
 
-EX_USAGE: Final = 64
+EX_USAGE: Final = 64  # sysexits.h
 EX_CONFIG: Final = 78
 ASK_SECONDS: Final = 10.0
 
@@ -70,11 +73,18 @@ def ask_gateway(place: Place, request: dict[str, Any]) -> dict[str, Any] | None:
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:
     """Columns as wide as they need to be; the last one is left ragged."""
-    lines = [tuple(head), *(tuple(row) for row in rows)]
+    lines = [tuple(head), *(tuple(" ".join(cell.split()) for cell in row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def local_time(at: str | int, *, milliseconds: bool = False) -> str:
+    """For people, as `journalctl` shows it: in the time zone of this machine. `at`: ISO 8601, or wall milliseconds."""
+    moment = datetime.fromisoformat(iso_utc(at) if isinstance(at, int) else at).astimezone()
+    shown = moment.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{shown}.{moment.microsecond // 1000:03d}" if milliseconds else shown
 
 
 def ago(seconds: float | None) -> str:

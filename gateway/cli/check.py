@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.cli.asking import EX_CONFIG, add_config_option
 from gateway.config import ConfigError, Fault, Loaded, ResolvedCamera, Settings, config_path
 from gateway.sources.known import known_families
 
-EXIT_CONFIG: Final = 78  # sysexits.h: EX_CONFIG
 _MAX_ROWS: Final = 16  # with the lines above and a few warnings a screen of 24 lines holds
 _ENVIRONMENTS: Final = {"api.chekt.com": "production", "api.chektdev.com": "development"}
 
@@ -30,9 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="is the configuration good? (offline)",
         description="Reads the configuration and all files it names, offline, and says every fault at once.",
     )
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", help="the configuration (default: /etc/chekt-gateway/gateway.toml)"
-    )
+    add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.set_defaults(run=run)
     return parser
@@ -70,7 +68,7 @@ def run(
         if loaded:
             print(f"configuration is good: {path}\n")
             print(summary(loaded.settings))
-    return EXIT_CONFIG if faults else 0
+    return EX_CONFIG if faults else 0
 
 
 def summary(settings: Settings) -> str:

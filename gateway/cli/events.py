@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any, Final
 
-from gateway.cli.asking import add_config_option, find_place, table
+from gateway.cli.asking import add_config_option, find_place, local_time, table
 from gateway.states import EventState
 
 DEFAULT_LIMIT: Final = 50
@@ -17,7 +17,9 @@ _HEAD: Final = ("RECEIVED", "EVENT", "TYPE", "CAMERA", "STATE", "ATTEMPTS", "REA
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "events", help="lists events, the newest first", description="Lists events of the outbox, the newest first."
+        "events",
+        help="lists events, the newest first",
+        description="Lists events of the outbox, the newest first. Times are this machine's; with --json UTC.",
     )
     add_config_option(parser)
     parser.add_argument("--state", choices=[state.value for state in EventState], help="only those in this state")
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 return 0
             lines = [
                 (
-                    row["received_at"],
+                    local_time(row["received_at"]),
                     row["event_id"],
                     f"{row['event_type']} {row['event_status']}",
                     row["camera"] or row["source_camera"] or row["source"],

@@ -18,15 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from gateway.cli.asking import EX_CONFIG, add_config_option
 from gateway.config import ConfigError, Settings, config_path
-from gateway.model import EventStatus, Message, NewEvent, Reading, iso_utc
-from gateway.sources.conditions import Decision, Memory, decide, due
+from gateway.model import EventStatus, EventType, Message, NewEvent, Reading, iso_utc
+from gateway.sources.conditions import MISSED_LIMIT_MS, Decision, Memory, decide, due
 from gateway.sources.known import known_families
 from gateway.sources.plans import Plans, compile_sources
 from gateway.sources.rules import BadSource, CompiledSource, Ignored, Unreadable
 from gateway.sources.times import judge_time
-
-CONFIGURATION_WRONG: Final = 78  # sysexits.h EX_CONFIG
 
 # A retained message within this time of the subscription is the broker's memory, later ones are live publishes that a
 # broker forwards with the flag set (MQTT 5.0, 3.3.1.3).
@@ -53,9 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
-    parser.add_argument(
-        "-c", "--config", metavar="FILE", help="the configuration (default: /etc/chekt-gateway/gateway.toml)"
-    )
+    add_config_option(parser)
     parser.add_argument("--stateful", action="store_true", help="with memory: repeats, ends, hold-off, delays")
     parser.add_argument("--json", action="store_true", help="the output is JSON lines in any case")
     parser.set_defaults(run=run)
@@ -70,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
         explainer = Explainer(settings, stateful=args.stateful)
     except ConfigError as error:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
-        return CONFIGURATION_WRONG
+        return EX_CONFIG
     except BadSource as error:
         sys.stderr.write(f"{error}\n")
-        return CONFIGURATION_WRONG
+        return EX_CONFIG
     try:
         if args.file == "-":
             _print(explainer.explain(sys.stdin.buffer))
@@ -100,6 +97,7 @@ class Explainer:
         self._sources: list[CompiledSource] = list(compile_sources(settings).values())
         self._plans = Plans(settings)
         self._location_id = settings.site.location_id
+        self._tells_arming = settings.arming.enabled
         self._max_message = settings.outbox.max_message
         self._memory: Memory | None = Memory() if stateful else None
         self._began_at: int | None = None
@@ -141,7 +139,7 @@ class Explainer:
         if not readings:
             return rest
         if self._memory is None:
-            return self._mapped(readings[0], message)
+            return self._all_mapped(readings, message)
         return self._decided(self._memory, readings, message)
 
     def _readings(self, message: Message) -> tuple[list[Reading], Answer]:
@@ -161,11 +159,26 @@ class Explainer:
                     readings += found
         return readings, unreadable or ignored or {"ignored": "no rule of any source for this topic"}
 
+    def _all_mapped(self, readings: list[Reading], message: Message) -> Answer:
+        """A message may say several things: the first is the event, the others follow it."""
+        answers = [self._mapped(reading, message) for reading in readings]
+        events = [answer["event"] for answer in answers if "event" in answer]
+        if not events:
+            return answers[0]
+        return {"event": events[0]} if len(events) == 1 else {"event": events[0], "then": events[1:]}
+
     def _mapped(self, reading: Reading, message: Message) -> Answer:
         if reading.event_status is EventStatus.ACTIVE and not reading.opens:
             return {"ignored": "continues an event: it would open one only if no beginning had been seen"}
+        if reading.event_type is EventType.TROUBLE and not reading.opens:
+            return {"ignored": "a sign of life: it only ends a trouble that is open"}
+        if reading.event_type is EventType.ARMING and not self._tells_arming:
+            return {"ignored": "arming is not told: [arming] is not enabled"}
+        kept_for = message.received_at - (reading.event_at or 0) if reading.late else None
+        if kept_for is not None and kept_for > MISSED_LIMIT_MS:
+            return {"ignored": "the equipment kept it for more than an hour"}
         judged = judge_time(
-            reading.event_at, reading.sent_at, received_at=message.received_at, waited_ms=None, offset=None
+            reading.event_at, reading.sent_at, received_at=message.received_at, waited_ms=kept_for, offset=None
         )
         return {
             "event": {

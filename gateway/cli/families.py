@@ -12,7 +12,11 @@ from gateway.sources.rules import Family
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser("families", help="list families of equipment and dialects, with what each needs")
+    parser = subparsers.add_parser(
+        "families",
+        help="lists families of equipment and dialects, with what each needs",
+        description="Lists families of equipment and dialects, with what each needs in [sources].",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run)
     return parser

@@ -20,10 +20,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "retry",
         help="brings dead events back, and unmapped ones once their camera is configured",
-        description="Brings dead events back, and unmapped ones once their camera is configured.",
+        description="Brings dead events back, and unmapped ones once their camera is configured. One older than 15 "
+        "minutes does not signal the monitoring station. Exit 0 if all came back, else 1.",
     )
     add_config_option(parser)
-    parser.add_argument("event_ids", metavar="EVENT_ID", nargs="*")
+    parser.add_argument("event_ids", metavar="EVENT_ID", nargs="*", help="as `events --state dead` lists them")
     parser.add_argument("--all-dead", action="store_true", help="all dead events; shows how many and asks")
     parser.add_argument("--yes", action="store_true", help="with --all-dead: do not ask")
     parser.add_argument("--signal", action="store_true", help="signal the monitoring station whatever their age")
@@ -98,7 +99,7 @@ def _describe(answer: Mapping[str, Any]) -> None:
         print("nothing to bring back", file=sys.stderr)
     for event_id in answer["unmapped"]:
         print(
-            f"{event_id}: its camera is not configured; add it to the configuration and reload first", file=sys.stderr
+            f"{event_id}: its camera is not configured; add it to the configuration and restart first", file=sys.stderr
         )
     for event_id in answer["unknown"]:
         print(f"{event_id} is not known", file=sys.stderr)

@@ -6,23 +6,30 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Iterable
 from importlib import metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-EX_CONFIG: Final = 78
+import structlog
+
+from gateway.cli.asking import EX_CONFIG, add_config_option
+
+if TYPE_CHECKING:
+    from gateway.config import Fault
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("run", help="the daemon, in the foreground")
-    parser.add_argument(
-        "--config", "-c", metavar="FILE", help="another configuration than /etc/chekt-gateway/gateway.toml"
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "run",
+        help="the daemon, in the foreground",
+        description="The daemon, in the foreground, until SIGTERM or Ctrl-C. Exit 0 stopped, 1 failed, "
+        "78 configuration wrong.",
     )
+    add_config_option(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    import structlog
-
     from gateway.chekt.client import ClientError
     from gateway.chekt.keys import KeyUnusable
     from gateway.config import ConfigError, FileFault, Settings
@@ -36,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         loaded = Settings.load_with_warnings(args.config, os.environ, known=known_families())
     except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
+        _tell(error.faults)
         return EX_CONFIG
     configure_logging(loaded.settings.log.level)
     log = structlog.get_logger()
@@ -56,6 +62,19 @@ def run(args: argparse.Namespace) -> int:
         return 1
     log.info("gateway_stopped")
     return 0
+
+
+def _tell(faults: Iterable[Fault]) -> None:
+    """As `check` does; into the journal as errors, where a person looks for them."""
+    from gateway.host.journal import configure_logging, is_journal
+
+    if not is_journal(sys.stderr, os.environ):
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        return
+    configure_logging()
+    for fault in faults:
+        structlog.get_logger().error("configuration_wrong", why=str(fault))
 
 
 async def _serve(settings: Any) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.cli.asking import NoAnswer, add_config_option, ask_gateway, find_place, table
+from gateway.cli.asking import NoAnswer, add_config_option, ask_gateway, find_place, local_time, table
 from gateway.states import EventState
 
 
@@ -20,10 +20,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "trace",
         help="everything that happened to one event",
-        description="Everything that happened to one event, hop by hop with times. Exit 1 if it is not known.",
+        description="Everything that happened to one event, hop by hop. Exit 1 if it is not known. Times are this "
+        "machine's; with --json UTC.",
     )
     add_config_option(parser)
-    parser.add_argument("event_id", metavar="EVENT_ID")
+    parser.add_argument("event_id", metavar="EVENT_ID", help="as `events` lists it")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
@@ -58,23 +59,23 @@ def describe(event: Mapping[str, Any]) -> str:
     lines.append(f"what     {event['event_type']} {event['event_status']} {event['kind']}".rstrip())
     camera = event["camera"] or event["source_camera"]
     lines.append(f"camera   {camera or '-'} ({event['camera_id'] or 'no camera_id'}), source {event['source']}")
-    lines.append(f"time     {event['event_time']}")
+    lines.append(f"time     {local_time(event['event_time'], milliseconds=True)} ({event['event_time']})")
     lines.append(f"state    {event['state']}" + (f": {event['reason']}" if event["reason"] else ""))
     if event["chekt_event_id"]:
         lines.append(f"CHeKT    {event['chekt_event_id']} (response {event['response_id'] or '-'})")
     for one in event["media"]:
         reason = f": {one['reason']}" if one["reason"] else ""
         size = f", {one['bytes']} bytes" if one["bytes"] is not None else ""
-        lines.append(f"{one['kind']:<9}{one['seq']} {one['state']}{size}{reason}")
+        lines.append(f"picture  {one['kind']} {one['seq'] + 1}: {one['state']}{size}{reason}")
     first = event["hops"][0]["ticks"]
     rows = []
     for hop in event["hops"]:
         after = "" if hop["ticks"] is None else f"+{(hop['ticks'] - first) / 1000:.3f} s"
-        rows.append((hop["at"], after, hop["what"], _detail(hop["detail"])))
+        rows.append((local_time(hop["at"], milliseconds=True), after, hop["what"], _detail(hop["detail"])))
     return "\n".join([*lines, "", table(rows, ("TIME", "SINCE RECEIPT", "WHAT", "DETAIL"))])
 
 
 def _detail(detail: Mapping[str, Any]) -> str:
     return ", ".join(
-        name if value is True else f"{name} {value}" for name, value in detail.items() if value is not None
+        name if value is True else f"{name} {value}" for name, value in detail.items() if value not in (None, "")
     )

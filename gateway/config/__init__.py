@@ -5,12 +5,13 @@
 """
 
 from gateway.config.camera_checks import FAMILY_OPTIONS
-from gateway.config.draft import FamilyFacts
+from gateway.config.draft import FamilyFacts, KnownFamilies
 from gateway.config.faults import ConfigError, Fault
-from gateway.config.files import FileFault, read_secret
+from gateway.config.files import FileFault, certificate_dates, read_secret
 from gateway.config.reading import CONFIG_VARIABLE, DEFAULT_PATH, config_path
 from gateway.config.settings import Loaded, Settings
 from gateway.config.tables import (
+    Arming,
     Broker,
     Camera,
     CameraDefaults,
@@ -18,6 +19,7 @@ from gateway.config.tables import (
     Delivery,
     Log,
     Outbox,
+    OwnFamily,
     ResolvedCamera,
     Site,
     Source,
@@ -34,11 +36,13 @@ from gateway.config.values import (
     parse_optional_duration,
     parse_size,
 )
+from gateway.config.zones import read_zone
 
 __all__ = [
     "CONFIG_VARIABLE",
     "DEFAULT_PATH",
     "FAMILY_OPTIONS",
+    "Arming",
     "Broker",
     "Camera",
     "CameraDefaults",
@@ -49,10 +53,12 @@ __all__ = [
     "FamilyFacts",
     "Fault",
     "FileFault",
+    "KnownFamilies",
     "Loaded",
     "Log",
     "OptionalDuration",
     "Outbox",
+    "OwnFamily",
     "ResolvedCamera",
     "Settings",
     "Site",
@@ -60,6 +66,7 @@ __all__ = [
     "Source",
     "Table",
     "Uploads",
+    "certificate_dates",
     "config_path",
     "is_loopback",
     "is_of_the_site",
@@ -67,4 +74,5 @@ __all__ = [
     "parse_optional_duration",
     "parse_size",
     "read_secret",
+    "read_zone",
 ]

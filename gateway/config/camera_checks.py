@@ -15,10 +15,11 @@ from gateway.config.draft import Draft, FamilyFacts
 from gateway.config.faults import Findings
 from gateway.config.file_checks import any_secret, check_secret
 from gateway.config.tables import Camera, CameraDefaults, Source
+from gateway.config.zones import check_zone
 from gateway.toml_lines import Path
 
 # Options that only some families know (`Source`, "Where the family knows them").
-FAMILY_OPTIONS: Final = ("labels", "zones", "min_score")
+FAMILY_OPTIONS: Final = ("labels", "zones", "min_score", "time_format")
 _TABLE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHORT_SECONDS: Final = 60.0  # longer would not be a short clip, and it is fetched first
 _MAX_CLIP_SECONDS: Final = 120.0  # some 60 MB of a 4K camera, which a narrow uplink must carry within an hour
@@ -36,6 +37,7 @@ def check(draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | N
 def _check_source(name: str, source: Source, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:
     here: Path = ("sources", name)
     _check_table_name(here, findings)
+    check_zone(source.timezone, (*here, "timezone"), findings)
     if source.password_file and source.username is None:
         findings.fault_once((*here, "username"), "is missing; needed where password_file is set")
     check_secret(source, here, "password_file", findings, any_secret)

@@ -7,9 +7,7 @@ a battery may boot with a wrong clock, and must not refuse to guard a site for t
 
 from __future__ import annotations
 
-import difflib
 import stat
-import zoneinfo
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path as FilePath
@@ -17,11 +15,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.config import camera_checks, files
-from gateway.config.draft import Draft, FamilyFacts
+from gateway.config.draft import Draft, FamilyFacts, KnownFamilies
 from gateway.config.faults import Findings
 from gateway.config.file_checks import any_secret, check_certificates, check_secret
 from gateway.config.tables import Broker, Cloud, Delivery, Outbox, Site
 from gateway.config.values import is_loopback
+from gateway.config.zones import check_zone
 from gateway.toml_lines import Path
 
 # Written by the token request itself: RFC 6749, 4.4.2; RFC 7523, 2.2.
@@ -45,22 +44,12 @@ def check(
     if draft.delivery:
         _check_delivery(draft.delivery, findings)
     _check_memory(draft, findings)
-    camera_checks.check(draft, findings, known)
+    _check_arming(draft, findings)
+    camera_checks.check(draft, findings, _with_own(draft, findings, known))
 
 
 def _check_site(site: Site, findings: Findings) -> None:
-    if site.timezone is None:
-        return
-    try:
-        zoneinfo.ZoneInfo(site.timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        known = zoneinfo.available_timezones()
-        near = difflib.get_close_matches(site.timezone, known, n=1)
-        if not known:
-            allowed = "this machine has no time zones at all: install the package tzdata"
-        else:
-            allowed = f'did you mean "{near[0]}"?' if near else 'allowed: an IANA name such as "America/Chicago"'
-        findings.fault(("site", "timezone"), f"unknown time zone; {allowed}")
+    check_zone(site.timezone, ("site", "timezone"), findings)
 
 
 def _check_cloud(cloud: Cloud, findings: Findings, now: datetime | None) -> None:
@@ -147,6 +136,38 @@ def _check_broker(broker: Broker, findings: Findings, now: datetime | None) -> N
     if own and key_pem and not files.belongs(files.private_key(key_pem), own[0]):
         # The handshake would fail without saying why.
         findings.fault(("broker", "key_file"), "does not belong to cert_file; allowed: that certificate's private key")
+
+
+def _with_own(
+    draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | None
+) -> Mapping[str, FamilyFacts] | None:
+    """The families that a source may name: the built-in ones, and those of [rules]."""
+    if not isinstance(known, KnownFamilies):
+        return known
+    own = {}
+    for name, table in draft.rules.items():
+        if not table.model_fields_set or findings.is_faulty(("rules", name)):
+            continue
+        if name in known:
+            findings.fault(("rules", name), "is the name of a built-in family; allowed: a name of your own")
+            continue
+        own[name], mistakes = known.read_own(name, table.model_dump(exclude_unset=True))
+        for place, why in mistakes:
+            findings.fault_once(("rules", name, *place), why)
+    return {**known, **own}
+
+
+def _check_arming(draft: Draft, findings: Findings) -> None:
+    """Whoever can publish on the broker can disarm: then nobody may do so without saying who he is."""
+    if draft.arming is None or draft.broker is None or not draft.arming.enabled:
+        return
+    broker = draft.broker
+    if broker.username is None and broker.cert_file is None:
+        findings.fault(
+            ("arming", "enabled"),
+            "is refused on a broker without password, where anyone could disarm; "
+            "allowed: with broker.username and password_file, or with broker.cert_file and key_file",
+        )
 
 
 def _any_key(content: bytes) -> str | None:

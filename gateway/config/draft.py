@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from gateway.config.tables import Broker, Camera, CameraDefaults, Cloud, Delivery, Outbox, Site, Source
+from gateway.config.tables import (
+    Arming,
+    Broker,
+    Camera,
+    CameraDefaults,
+    Cloud,
+    Delivery,
+    Outbox,
+    OwnFamily,
+    Site,
+    Source,
+)
+from gateway.toml_lines import Path
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,14 @@ class FamilyFacts:
         return self.dialects.get(dialect or self.default or "", self.options)
 
 
+class KnownFamilies(dict[str, FamilyFacts]):
+    """The built-in families, and who can read a family of the site's own."""
+
+    def read_own(self, name: str, document: Mapping[str, Any]) -> tuple[FamilyFacts, Sequence[tuple[Path, str]]]:
+        """Its facts, and what is wrong with it: where in the document, and what."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Draft:
     """The sections as far as they could be built. A required key that is missing or faulty is empty."""
@@ -30,6 +51,8 @@ class Draft:
     outbox: Outbox | None = None
     delivery: Delivery | None = None
     defaults: CameraDefaults | None = None
+    arming: Arming | None = None
+    rules: Mapping[str, OwnFamily] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
     cameras: Mapping[str, Camera] = field(default_factory=dict)
     source_names: frozenset[str] = frozenset()  # also of sources that could not be built

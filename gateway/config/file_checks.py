@@ -69,10 +69,7 @@ def check_certificates(
             continue
         if now is None:
             continue
-        # Of our own chain the first is ours; of a bundle of authorities one that holds is enough.
-        said = [files.validity(certificate, now) for certificate in found[key]]
-        is_ours = key == "cert_file"
-        fault, warning = said[0] if is_ours else min(said, key=lambda pair: [part is not None for part in pair])
+        fault, warning = files.chain_validity(found[key], now, is_ours=key == "cert_file")
         if fault:
             findings.fault((section, key), fault)
         if warning:

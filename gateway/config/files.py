@@ -157,3 +157,14 @@ def validity(certificate: x509.Certificate, now: datetime) -> tuple[str | None, 
     if ends - now < EXPIRES_SOON:
         return None, f"expires on {ends:%Y-%m-%d}; renew it before"
     return None, None
+
+
+def chain_validity(chain: list[x509.Certificate], now: datetime, *, is_ours: bool) -> tuple[str | None, str | None]:
+    """Of our own chain the first is ours; of a bundle of authorities one that holds is enough."""
+    said = [validity(certificate, now) for certificate in chain]
+    return said[0] if is_ours else min(said, key=lambda pair: [part is not None for part in pair])
+
+
+def certificate_dates(path: Path, now: datetime, *, is_ours: bool) -> tuple[str | None, str | None]:
+    """A fault, a warning about the dates of a file of certificates. Raises FileFault."""
+    return chain_validity(certificates(read(path, MAX_CERTIFICATES_BYTES)), now, is_ours=is_ours)

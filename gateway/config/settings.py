@@ -14,6 +14,7 @@ from gateway.config import checks, files, reading
 from gateway.config.draft import Draft, FamilyFacts, source_of
 from gateway.config.faults import ConfigError, Fault, Findings
 from gateway.config.tables import (
+    Arming,
     Broker,
     Camera,
     CameraDefaults,
@@ -21,6 +22,7 @@ from gateway.config.tables import (
     Delivery,
     Log,
     Outbox,
+    OwnFamily,
     ResolvedCamera,
     Site,
     Source,
@@ -61,6 +63,10 @@ class Settings(BaseSettings):
     """Recorders, families of cameras and panels, by the gateway's own names."""
     cameras: dict[str, Camera] = {}
     """Cameras, by the gateway's own names."""
+    rules: dict[str, OwnFamily] = {}
+    """Families of equipment that this site describes itself."""
+    arming: Arming = Arming()
+    """Whether the arming of alarm panels is told."""
     log: Log = Log()
     """What is said in the journal."""
 

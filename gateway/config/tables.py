@@ -8,7 +8,7 @@ another type ("8" is no number). Required keys carry an example. Durations are s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,6 +34,7 @@ from gateway.config.values import (
 
 SessionExpiry = Annotated[Duration, between("1s", "365d")]
 MediaLimit = Annotated[Size, between("1MiB", "1024GiB")]
+Reserve = Annotated[Size, between("0B", "64GiB")]
 MessageLimit = Annotated[Size, between("1KiB", "255MiB")]
 Keep = Annotated[Duration, between("1h", "3650d")]
 GiveUp = Annotated[Duration, between("1m", "365d")]
@@ -160,6 +161,9 @@ class Outbox(Table):
     give_up_after: GiveUp = seconds("7d")
     """How long an event is tried before it becomes dead and needs a person. Time while sending was paused does not
     count."""
+    reserve: Reserve = size("64MiB")
+    """Space that is taken beside the database in good times and given up when the disk is full, so that alarms can still
+    be stored. Pictures stop while less than this is free. "0B": none."""
     max_message: MessageLimit = size("1MiB")
     """Largest MQTT message that is read. Larger ones are kept as unreadable: no alarm is that long, a picture is."""
 
@@ -256,6 +260,11 @@ class Source(Table):
     """Only objects in one of these image zones raise an alarm. Empty: all. Where the family knows them."""
     min_score: Score | None = None
     """Only objects of at least this score raise an alarm. Not set: all. Where the family knows it."""
+    timezone: Name | None = None
+    """Time zone of this equipment, where it sends local time without saying which. Not set: the one of the site."""
+    time_format: Name | None = None
+    """How this equipment writes times, where its owner chooses that, as strptime(3) has it. Not set: its times are not
+    read, and the time of receipt counts. Where the family knows it."""
 
 
 class Camera(Table):
@@ -284,6 +293,40 @@ class Camera(Table):
     max_open: OpenTime | None = None
     trouble_delay: TroubleDelay | None = None
     dedupe_window: DedupeWindow | None = None
+
+
+class OwnFamily(Table):
+    """A family of equipment that this site describes itself, in the language of the built-in ones (docs/rules.md)."""
+
+    title: str | None = None
+    """What it is, for people. Not set: the name of this table."""
+    needs: str = ""
+    """What the equipment needs to be told, for people."""
+    topic_prefix: str | list[str] | None = None
+    """Beginning of its topics, where a source sets none. Not set: the rules name no prefix, or every source sets it."""
+    dialect: str | None = None
+    """The dialect of a source that names none. Not set: there are no dialects."""
+    dialects: dict[str, dict[str, Any]] = {}
+    """Ways of speaking, each with a title."""
+    options: list[str] = []
+    """Which of labels, zones, min_score and time_format its rules use."""
+    maps: dict[str, dict[str, Any]] = {}
+    """Tables that the rules look words up in."""
+    rule: list[dict[str, Any]] = []
+    """The rules, in the order in which they are tried."""
+
+
+class Arming(Table):
+    """Tell CHeKT when an alarm panel is armed and disarmed. A wrong "disarmed" makes CHeKT discard every alarm."""
+
+    enabled: bool = False
+    """Arming is told. Off: it is ignored. Refused on a broker without password or client certificate, where anyone
+    could disarm."""
+    camera_id: Id | None = None
+    """CHeKT's camera that arming is reported under (ASSUMED: Q15). Not set: that of the panel's source, else of the
+    site; without any, arming is reported without a camera."""
+    trust_retained: bool = False
+    """A retained "disarmed" is sent at once. Off: it waits until the panel says it live; a retained "armed" is sent."""
 
 
 class Log(Table):

@@ -1,4 +1,4 @@
-"""Pictures and clips from a Frigate recorder, over its HTTP API.
+"""Pictures and clips from a Frigate recorder, over its HTTP API, and the lists from which missed alarms are read.
 
 Promises: what it hands over is a picture of the moment that was asked for, never merely the newest one; it logs in only
 where a password is configured, once for all requests that wait for it, and not again at once where that was refused
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 import aiohttp
@@ -30,6 +30,8 @@ CONNECT_SECONDS: Final = 5.0  # a recorder stands in the same building
 SNAPSHOT_SECONDS: Final = 15.0  # for one picture, whole
 CLIP_SECONDS: Final = 120.0  # for one clip, whole; Frigate first runs ffmpeg over its segments
 CLIP_SILENCE_SECONDS: Final = 45.0  # without a byte, within that
+LIST_LIMIT: Final = 8 << 20  # bytes: some ten thousand reviews
+LIST_SECONDS: Final = 30.0  # for one list, whole
 SETTLE_MS: Final = 5_000  # segments of 10 s are moved when they end, so that half of all clips are complete by then
 LONGER_AT_MOST_SECONDS: Final = 15  # a clip is not asked for with a window that is longer by more than this
 DETECTIONS_TRIED: Final = 3  # a review may hold dozens of objects; the first ones opened it
@@ -38,6 +40,7 @@ FIRST_LOGIN_PAUSE_MS: Final = (
 )
 MAX_LOGIN_PAUSE_MS: Final = 600_000
 _CHUNK_BYTES: Final = 64 << 10
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}  # Frigate's nginx compresses lists for whoever allows it
 _SITE_SUFFIXES: Final = (".local", ".lan", ".home", ".internal", ".home.arpa", ".localdomain")
 
 
@@ -63,6 +66,31 @@ class Refused(FetchError):
 
 class Forbidden(FetchError):
     """The login is good, and may not see this camera. A person must act."""
+
+
+class Sink(Protocol):
+    """What an answer is written into; a `Draft`, or memory."""
+
+    async def restart(self, limit: int) -> None: ...
+    async def write(self, chunk: bytes) -> None: ...
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self._parts = bytearray()
+        self._limit = 0
+
+    async def restart(self, limit: int) -> None:
+        self._parts.clear()
+        self._limit = limit
+
+    async def write(self, chunk: bytes) -> None:
+        self._parts += chunk
+        if len(self._parts) > self._limit:
+            raise TooLarge(f"larger than {self._limit} bytes")
+
+    def content(self) -> bytes:
+        return bytes(self._parts)
 
 
 class Frigate:
@@ -129,11 +157,17 @@ class Frigate:
         path = f"/api/{camera}/start/{start}/end/{end}/clip.mp4"
         await self._get(path, draft, CLIP_LIMIT, CLIP_SECONDS, CLIP_SILENCE_SECONDS)
 
+    async def read(self, path: str) -> bytes:
+        """One answer of the API, whole: a list of reviews, say. Raises FetchError."""
+        memory = _Memory()
+        await self._get(path, memory, LIST_LIMIT, LIST_SECONDS, LIST_SECONDS)
+        return memory.content()
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _get(self, path: str, draft: Draft, limit: int, total: float, silence: float) -> None:
+    async def _get(self, path: str, draft: Sink, limit: int, total: float, silence: float) -> None:
         timeout = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_SECONDS, sock_read=silence)
         logins = self._logins
         if not await self._try_get(path, draft, limit, timeout):
@@ -141,21 +175,25 @@ class Frigate:
             if not await self._try_get(path, draft, limit, timeout):
                 raise Refused("the recorder does not accept its own login: the user may lack the role viewer")
 
-    async def _try_get(self, path: str, draft: Draft, limit: int, timeout: aiohttp.ClientTimeout) -> bool:
+    async def _try_get(self, path: str, draft: Sink, limit: int, timeout: aiohttp.ClientTimeout) -> bool:
         """False: a login is wanted."""
         await draft.restart(limit)
+        size = 0
         try:
-            async with self._open().get(self._url(path), timeout=timeout, allow_redirects=False) as answer:
+            async with self._open().get(
+                self._url(path), timeout=timeout, allow_redirects=False, headers=_AS_IT_IS
+            ) as answer:
                 if answer.status == 401:
                     return False
                 _require_picture(answer.status)
                 async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                    size += len(chunk)
                     await draft.write(chunk)
         except TooLarge as error:
             raise NotThere(f"the recorder's file is {error}") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _fault_of(error) from error
-        if draft.bytes == 0:
+        if size == 0:
             raise NotThere("the recorder sent an empty file")
         return True
 

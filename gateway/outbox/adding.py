@@ -148,8 +148,10 @@ def _insert_media(transaction: Transaction, fresh: dict[str, NewEvent], seqs: di
     rows: list[Row] = []
     for event in fresh.values():
         for media in event.media:
-            # A picture can be had now, a clip when its window has passed.
-            begin = event.received_ticks + max(0, media.to_at - event.received_at)
+            # A picture can be had now, a clip when its window has passed: at the latest one window's length after the
+            # alarm, however far the equipment's clock runs ahead.
+            wait = min(media.to_at - event.received_at, media.to_at - media.from_at)
+            begin = event.received_ticks + max(0, wait)
             rows.append(
                 (
                     seqs[event.event_id],

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -280,6 +282,20 @@ def give_space_back(transaction: Transaction, arguments: Sequence[None]) -> Sequ
     return [left] * len(arguments)
 
 
+def carry_over(transaction: Transaction, arguments: Sequence[None]) -> Sequence[None]:
+    """The journal goes into the file after this commit, and both get as short as they can be.
+
+    A reader that is just looking may keep it from that; then it happens the next time.
+    """
+
+    def truncate() -> None:
+        with contextlib.suppress(sqlite3.Error):  # the next commit will tell what is wrong
+            transaction.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    transaction.after_commit(truncate)
+    return arguments
+
+
 def counters(transaction: Transaction, arguments: Sequence[None]) -> Sequence[dict[str, int]]:
     """As they will be after this commit."""
     found = dict(transaction.db.execute("SELECT name, value FROM counter"))
@@ -305,6 +321,7 @@ def set_meta(transaction: Transaction, pairs: Sequence[tuple[str, str | None]]) 
     return [None] * len(pairs)
 
 
-def last_heard_at(transaction: Transaction, arguments: Sequence[None]) -> Sequence[int | None]:
-    [(at,)] = transaction.db.execute("SELECT max(last_message_at) FROM camera_seen").fetchall()
-    return [at for _ in arguments]
+def last_heard_at(transaction: Transaction, names: Sequence[str | None]) -> Sequence[int | None]:
+    heard = dict(transaction.db.execute("SELECT name, last_message_at FROM camera_seen"))
+    latest = max((at for at in heard.values() if at is not None), default=None)
+    return [latest if name is None else heard.get(name) for name in names]

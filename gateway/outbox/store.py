@@ -14,12 +14,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import structlog
+
 from gateway.model import ClaimedEvent, Clock, Media, MediaKind
-from gateway.outbox import adding, claims, keeping, pictures, settling
+from gateway.outbox import adding, claims, correcting, keeping, pictures, settling
+from gateway.outbox.correcting import Correction
 from gateway.outbox.database import open_database
 from gateway.outbox.errors import SchemaTooNew, StoreDamaged, StoreError, StoreForeign, StoreInUse
 from gateway.outbox.keeping import FindCamera, Revival
 from gateway.outbox.pictures import Fetched, Later, MediaFile, Noted, Search
+from gateway.outbox.reserve import Reserve
 from gateway.outbox.rows import NEVER, Added, Compose, IntakeGroup, Mapped, Revived, chunks
 from gateway.outbox.settling import Settlement
 from gateway.outbox.writer import Transaction, Writer
@@ -30,6 +34,7 @@ __all__ = [
     "NEVER",
     "Added",
     "Compose",
+    "Correction",
     "IntakeGroup",
     "Mapped",
     "MediaFile",
@@ -42,6 +47,8 @@ __all__ = [
     "StoreInUse",
 ]
 
+log = structlog.get_logger()
+
 _REVIVED_AT_ONCE: Final = 256
 _A = TypeVar("_A")
 _R = TypeVar("_R")
@@ -50,14 +57,23 @@ _R = TypeVar("_R")
 class Store:
     """Made by `Store.open`, in the loop that uses it."""
 
-    def __init__(self, writer: Writer, clock: Clock, path: Path) -> None:
+    def __init__(self, writer: Writer, clock: Clock, path: Path, reserve: Reserve, salvaged: str | None) -> None:
         self._writer = writer
+        self._reserve = reserve
+        self.salvaged = salvaged  # what was lost and saved, where the file was damaged at this start
         self._claims = claims.Claims()
         self.clock = clock
         self.path = path
 
     @classmethod
-    async def open(cls, path: Path, *, make_clock: Callable[[int], Clock], compose: Compose | None = None) -> Store:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        make_clock: Callable[[int], Clock],
+        compose: Compose | None = None,
+        reserve_bytes: int = 0,
+    ) -> Store:
         """Takes the lock, brings the tables to this version, goes on with the clock where the last run stopped."""
         opening = asyncio.ensure_future(asyncio.to_thread(open_database, path))
         try:
@@ -68,8 +84,11 @@ class Store:
             )
             raise
         clock = make_clock(opened.base_ticks)
-        store = cls(Writer(opened, clock, path), clock, path)
+        reserve = Reserve(path, reserve_bytes)
+        salvaged = None if opened.salvaged is None else str(opened.salvaged)
+        store = cls(Writer(opened, clock, path, reserve), clock, path, reserve, salvaged)
         store.compose = compose
+        await store.hold_reserve()
         return store
 
     async def close(self) -> None:
@@ -89,6 +108,11 @@ class Store:
     def refusal(self) -> str | None:
         """What the store said when it refused the last commit; None while it works."""
         return self._writer.refusal
+
+    @property
+    def running(self) -> bool:
+        """Whether the writing thread lives; without it nothing will be written any more."""
+        return self._writer.running
 
     @property
     def commits(self) -> int:
@@ -242,8 +266,20 @@ class Store:
         while True:
             now = await self._do(keeping.give_space_back, None)
             if now <= keep_pages or now == left:
-                return
+                break
             left = now
+        await self._do(keeping.carry_over, None)
+
+    async def hold_reserve(self) -> None:
+        """Takes the reserve for alarms again where it was given up and there is room for it."""
+        missed = self._reserve.missing
+        if await asyncio.to_thread(self._reserve.hold) and missed:
+            log.info("reserve_held")
+
+    @property
+    def reserve_missing(self) -> bool:
+        """Alarms live on the reserve, or it could not be taken: the disk is as good as full."""
+        return self._reserve.missing
 
     async def media_files_oldest_first(self, kind: MediaKind, *, waiting: bool, limit: int = 100) -> list[MediaFile]:
         """Files of a kind: those that the cloud still waits for, or those that it does not."""
@@ -256,6 +292,15 @@ class Store:
     async def media_known(self, paths: Collection[str]) -> set[str]:
         """Which of these files belong to a row."""
         return await self._do(pictures.known_paths, frozenset(paths))
+
+    async def correct_times(self, correction: Correction) -> int:
+        """The right time is known: what was received under a wrong clock is dated anew; returns how many rows."""
+        corrected = 0
+        while True:
+            now = await self._do(correcting.correct, correction)
+            corrected += now
+            if now < correcting.CORRECTED_ROWS:
+                return corrected
 
     # 6  people
 
@@ -293,9 +338,9 @@ class Store:
         """As `set_meta`, with the next commit."""
         self._writer.submit_lazily(keeping.set_meta, (key, value))
 
-    async def last_heard_at(self) -> int | None:
+    async def last_heard_at(self, name: str | None = None) -> int | None:
         """Wall ms of the last message that anything on the site was heard to say; None: nothing ever was."""
-        return cast("int | None", await self._do(keeping.last_heard_at, None))
+        return cast("int | None", await self._do(keeping.last_heard_at, name))
 
     async def flush(self) -> None:
         """Returns when everything that was asked for before, notes included, has been committed."""

@@ -2,9 +2,11 @@
 
 Everything that waits is one transaction: the operations of one kind are handled as a group with few statements, there
 is one commit, and one call into the event loop resolves all callers. Promises: a caller sees a result only after the
-commit; a failed commit fails all of its group and leaves nothing behind, and the next one is tried afresh; an operation
-that is at fault by itself fails alone; cancelling a caller neither stops nor halves its operation. Lazy operations have
-no caller: they ride on the next commit, or get one of their own after a second.
+commit; a failed commit fails all of its group and leaves nothing behind, and the next one is tried afresh: after an
+error of the disk on a new connection (`reopening`), on a full disk once more without the reserve (`reserve`); damage
+ends the thread, and the next start saves what it can (`salvage`). An operation that is at fault by itself fails alone;
+cancelling a caller neither stops nor halves its operation. Lazy operations have no caller: they ride on the next
+commit, or get one of their own after a second.
 """
 
 # ruff: noqa: S608 - statements are put together from our own words; every value is a parameter
@@ -21,13 +23,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from gateway.model import Clock
-from gateway.outbox.database import Opened, store_error
-from gateway.outbox.errors import StoreError
+from gateway.outbox.database import Opened, is_about_room, mark_damaged, store_error
+from gateway.outbox.errors import StoreDamaged, StoreError
+from gateway.outbox.reopening import give_up, reopen
+from gateway.outbox.reserve import Reserve
 
 log = structlog.get_logger()
 
@@ -36,6 +41,8 @@ PROBE_SECONDS: Final = 1.0  # how often a store that refuses is tried, also when
 LAZY_LIMIT: Final = 10_000  # notes that are kept while the store refuses; older ones are given up
 GROUP_LIMIT: Final = 1_024  # operations in one commit: bounds how long the first of them waits
 
+# After these the connection is not believed any more: what it could not write may look written.
+_DISK_FAULTS: Final = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PROTOCOL")
 # Errors of one operation, not of the store: a value that a CHECK refuses, a type that SQLite does not know.
 _OWN_FAULTS: Final = (
     sqlite3.IntegrityError,
@@ -84,11 +91,14 @@ class _OwnFault(Exception):
 
 
 class Writer:
-    def __init__(self, opened: Opened, clock: Clock, path: Any) -> None:
+    def __init__(self, opened: Opened, clock: Clock, path: Path, reserve: Reserve) -> None:
         self._opened = opened
         self._db = opened.db
         self._clock = clock
         self._path = path
+        self._reserve = reserve
+        self._given_up = False  # the connection, after an error of the disk
+        self._damaged = False
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._lazy: list[Operation] = []
@@ -100,6 +110,11 @@ class Writer:
         self.commits = 0  # transactions that changed something, since the start
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """False once the thread has ended, whether it was told to or failed."""
+        return self._thread.is_alive()
 
     def submit(
         self,
@@ -123,7 +138,8 @@ class Writer:
         """Commits what waits, then closes. May be called twice."""
         if not self._stopping:
             # Twice: what is given back by callers that were cancelled meanwhile comes behind the first round.
-            await asyncio.shield(self.submit(_nothing))
+            with contextlib.suppress(StoreError):
+                await asyncio.shield(self.submit(_nothing))
             self._stopping = True
             self._queue.put(None)
         await asyncio.shield(self._closed)
@@ -135,7 +151,7 @@ class Writer:
         operations: list[Operation] = []
         try:
             stop = False
-            while not stop:
+            while not (stop or self._damaged):
                 operations, stop = self._collect()
                 now = time.monotonic()
                 if any(operation.future is not None for operation in operations) or stop or now >= self._lazy_due:
@@ -151,7 +167,12 @@ class Writer:
             self._stopping = True
             self.refusal = "the outbox has stopped because of an error inside the gateway; restart it"
             self._call(_resolve, [(operation, StoreError(self.refusal)) for operation in operations])
-        with contextlib.suppress(sqlite3.Error, OSError):  # a disk that is gone must not keep us from ending
+        with contextlib.suppress(
+            sqlite3.Error, StoreError, OSError
+        ):  # a disk that is gone must not keep us from ending
+            if self._given_up:
+                self._opened = reopen(self._opened, self._path)
+        with contextlib.suppress(sqlite3.Error, OSError):
             self._opened.close()
         self._call(self._end, None)
 
@@ -190,13 +211,11 @@ class Writer:
 
     def _commit(self, operations: list[Operation], *, always: bool) -> None:
         try:
-            try:
-                outcomes = self._attempt(operations, alone=False, always=always)
-            except _OwnFault:
-                outcomes = self._attempt(operations, alone=True, always=always)
-        except sqlite3.Error as error:
-            self._roll_back()
-            refused = store_error(error, self._path)
+            outcomes = self._transact(operations, always=always)
+        except (sqlite3.Error, StoreError) as error:
+            refused = error if isinstance(error, StoreError) else store_error(error, self._path)
+            if isinstance(refused, StoreDamaged):
+                self._end_damaged(refused)
             self.refusal = str(refused)
             outcomes = [(operation, type(refused)(str(refused))) for operation in operations]
             kept = [operation for operation in operations if operation.future is None]
@@ -209,6 +228,35 @@ class Writer:
                 if operation.future is None and isinstance(outcome, Exception):
                     log.error("outbox_note_failed", error=str(outcome), operation=operation.handler.__name__)
         self._call(_resolve, outcomes)
+
+    def _transact(self, operations: list[Operation], *, always: bool) -> list[tuple[Operation, Any]]:
+        """Raises what the store refuses with; then nothing has happened, and the next try may be made."""
+        while True:
+            if self._given_up:
+                self._opened = reopen(self._opened, self._path)
+                self._db, self._given_up = self._opened.db, False
+                log.info("store_reopened")
+            try:
+                try:
+                    return self._attempt(operations, alone=False, always=always)
+                except _OwnFault:
+                    return self._attempt(operations, alone=True, always=always)
+            except sqlite3.Error as error:
+                self._roll_back()
+                name = getattr(error, "sqlite_errorname", "")
+                if name.startswith(_DISK_FAULTS):
+                    give_up(self._opened, self._path)
+                    self._given_up = True
+                if is_about_room(error) and self._reserve.release():
+                    log.warning("reserve_released", why=str(store_error(error, self._path)))
+                    continue
+                raise
+
+    def _end_damaged(self, damage: StoreDamaged) -> None:
+        """Nothing that is read from it can be believed. The next start looks at all of it, and saves what it can."""
+        log.error("store_damaged", why=str(damage), remedy="the gateway ends; its next start saves what can be read")
+        mark_damaged(self._opened.lock)
+        self._damaged = self._stopping = True
 
     def _attempt(self, operations: list[Operation], *, alone: bool, always: bool) -> list[tuple[Operation, Any]]:
         """One transaction. Raises sqlite3.Error if the store refuses, _OwnFault if one operation is at fault."""

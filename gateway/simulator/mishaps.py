@@ -44,6 +44,11 @@ class Mishaps:
 
     async def before(self, kind: str, request: web.Request, fault: Fault) -> web.StreamResponse | None:
         """An answer in place of the right one, or None to go on."""
+        if kind == "put" and isinstance(fault, f.Html | f.Status | f.RefuseCredentials | f.StorageError):
+            # Who answers while the file still comes and then closes resets the connection: the answer may not arrive,
+            # and another fault than the one on request would be practised.
+            async for _ in request.content.iter_chunked(65536):
+                pass
         match fault:
             case f.Delay(seconds, after=False):
                 await self._pause(seconds)

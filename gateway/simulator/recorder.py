@@ -1,8 +1,9 @@
-"""A fake Frigate recorder: its HTTP API for pictures, with the habits that matter to somebody who fetches them.
+"""A fake Frigate recorder: its HTTP API for pictures and for what it remembers of its alarms, with its habits.
 
 Follows the Frigate documentation ("HTTP API", "Authentication") and `frigate/api/media.py`: recordings are written in
 segments and can be had only after a segment has ended; a clip asked for too early is short, and stays so, because it
-is cached under its exact range; cuts are made at whole seconds of a segment. Faults on request.
+is cached under its exact range; cuts are made at whole seconds of a segment. Reviews and tracked objects are listed as
+`frigate/api/review.py` and `event.py` do it, newest first, compressed for whoever allows it. Faults on request.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiohttp import web
 
 from gateway.simulator import pictures
 
-Kind = Literal["snapshot", "clip", "login"]
+Kind = Literal["snapshot", "clip", "login", "list"]
 VERSION: Final = "0.16.2-practice"
 LOGINS_A_MINUTE: Final = 5  # refused ones; Frigate, `failed_login_rate_limit`
 USER: Final = "viewer"
@@ -51,9 +52,12 @@ class Recorder:
     now: Callable[[], float] = time.time
     recorded_since: float = 0.0
     objects: dict[str, SeenObject] = field(default_factory=dict)
+    reviews: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of its database
+    tracked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reviews_by_start: bool = False  # as versions 0.14 and 0.15 list them
     requests: list[tuple[str, int]] = field(default_factory=list)  # target, status
     _scripts: dict[Kind, deque[int | None]] = field(
-        default_factory=lambda: {k: deque() for k in ("snapshot", "clip", "login")}
+        default_factory=lambda: {k: deque() for k in ("snapshot", "clip", "login", "list")}
     )
     _standing: dict[Kind, int] = field(default_factory=dict)
     _frozen: dict[str, bytes] = field(default_factory=dict)
@@ -68,6 +72,8 @@ class Recorder:
         api = [
             web.get("/api/version", self._version),
             web.post("/api/login", self._login),
+            web.get("/api/review", self._kind("list", self._reviews)),
+            web.get("/api/events", self._kind("list", self._events)),
             web.get("/api/events/{id}/snapshot.jpg", self._kind("snapshot", self._event_snapshot)),
             web.get("/api/events/{id}/clip.mp4", self._kind("clip", self._event_clip)),
             web.get("/api/{camera}/start/{start}/end/{end}/clip.mp4", self._kind("clip", self._range_clip)),
@@ -163,6 +169,29 @@ class Recorder:
         script = self._scripts[kind]
         return script.popleft() if script else self._standing.get(kind)
 
+    # What it remembers
+
+    def _reviews(self, request: web.Request) -> web.Response:
+        after, before = _limit(request, "after", self.now() - 86_400), _limit(request, "before", self.now())
+        reviewed, severity = request.query.get("reviewed"), request.query.get("severity")
+
+        def wanted(row: dict[str, Any]) -> bool:
+            start, end = row["start_time"], row["end_time"]
+            if self.reviews_by_start:
+                at_that_time = start > after and (end is None or end < before)
+                seen = (reviewed or "0") != "0" or not row["has_been_reviewed"]
+            else:
+                at_that_time = start < before and (end is None or end > after)
+                seen = reviewed is None or row["has_been_reviewed"] is (reviewed == "1")
+            return at_that_time and seen and severity in (None, row["severity"])
+
+        return _list(request, filter(wanted, self.reviews.values()), None)
+
+    def _events(self, request: web.Request) -> web.Response:
+        after, before = _limit(request, "after", 0.0), _limit(request, "before", float("inf"))
+        rows = [row for row in self.tracked.values() if after < row["start_time"] < before]
+        return _list(request, rows, 100)
+
     # Pictures
 
     def _event_snapshot(self, request: web.Request) -> web.Response:
@@ -231,6 +260,21 @@ def _number(request: web.Request, name: str) -> float:
         return float(request.match_info[name])
     except ValueError:
         raise web.HTTPUnprocessableEntity from None
+
+
+def _limit(request: web.Request, name: str, default: float) -> float:
+    try:
+        return float(request.query.get(name, default)) or default
+    except ValueError:
+        raise web.HTTPUnprocessableEntity from None
+
+
+def _list(request: web.Request, rows: Iterable[dict[str, Any]], limit: int | None) -> web.Response:
+    newest_first = sorted(rows, key=lambda row: float(row["start_time"]), reverse=True)
+    text = request.query.get("limit")
+    response = web.json_response(newest_first[: int(text) if text else limit])
+    response.enable_compression()
+    return response
 
 
 def _error(message: str, status: int) -> web.Response:

@@ -175,6 +175,7 @@ class Site:
         )
         alarm = Alarm(_new_id(started), seen.id, camera, label, severity, started, zones)
         self.recorder.objects[seen.id] = seen
+        self._remember(alarm, seen)
         self._publish_json("events", _object_message("new", alarm, seen), qos)
         self._publish_json("reviews", _review_message("new", alarm, alarm.severity), qos)
         return alarm
@@ -182,6 +183,7 @@ class Site:
     def update(self, alarm: Alarm, *, severity: str | None = None, qos: int | None = None) -> None:
         """The same alarm once more: an update, perhaps from `detection` to `alert`."""
         before, alarm.severity = alarm.severity, severity or alarm.severity
+        self._remember(alarm, self.recorder.objects[alarm.object_id])
         self._publish_json("events", _object_message("update", alarm, self.recorder.objects[alarm.object_id]), qos)
         self._publish_json("reviews", _review_message("update", alarm, before), qos)
 
@@ -190,8 +192,15 @@ class Site:
         alarm.ended = round(self.now(), 6)
         seen = self.recorder.objects[alarm.object_id]
         seen.ended = alarm.ended
+        self._remember(alarm, seen)
         self._publish_json("events", _object_message("end", alarm, seen), qos)
         self._publish_json("reviews", _review_message("end", alarm, alarm.severity), qos)
+
+    def _remember(self, alarm: Alarm, seen: SeenObject) -> None:
+        """In the recorder's database, for whoever asks later."""
+        review = _review_message("new", alarm, alarm.severity)["after"]
+        self.recorder.reviews[alarm.review_id] = {**review, "has_been_reviewed": False}
+        self.recorder.tracked[seen.id] = _object_row(alarm, seen)
 
     def set_status(self, camera: str, status: str) -> None:
         """`online`, `offline` or `disabled`, said now and with every heartbeat."""
@@ -334,4 +343,34 @@ def _object_message(kind: str, alarm: Alarm, seen: SeenObject) -> dict[str, Any]
         "type": kind,
         "before": side(false_positive=new, end=None),
         "after": side(false_positive=False, end=seen.ended),
+    }
+
+
+def _object_row(alarm: Alarm, seen: SeenObject) -> dict[str, Any]:
+    """As the table of events has it: score and box have moved into `data`, their old columns are empty."""
+    return {
+        "id": seen.id,
+        "camera": seen.camera,
+        "label": alarm.label,
+        "zones": list(alarm.zones),
+        "start_time": seen.started,
+        "end_time": seen.ended,
+        "has_clip": seen.has_clip,
+        "has_snapshot": seen.has_snapshot,
+        "plus_id": None,
+        "retain_indefinitely": False,
+        "sub_label": None,
+        "top_score": None,
+        "false_positive": None,
+        "box": None,
+        "data": {
+            "box": [0.34, 0.27, 0.09, 0.22],
+            "region": [0.17, 0.06, 0.5, 1.0],
+            "score": 0.87,
+            "top_score": 0.87,
+            "attributes": [],
+            "type": "object",
+            "max_severity": alarm.severity,
+            "path_data": [],
+        },
     }

@@ -95,6 +95,7 @@ def practice_private_key() -> bytes:
     )
 
 
+@functools.cache  # reading a private key proves its primes: tens of milliseconds
 def public_half(private_pem: bytes) -> bytes:
     """The public key of a private one, as PEM."""
     key = serialization.load_pem_private_key(private_pem, None)

@@ -20,10 +20,11 @@ import structlog
 from gateway import config
 from gateway.model import Clock, Message
 from gateway.sources import broker_reasons
-from gateway.sources.broker_filters import Filter, ReplayJudge, filter_fault, unique
+from gateway.sources.broker_filters import Filter, ReplayJudge, unique
 from gateway.sources.broker_reasons import Lost, Why
-from gateway.sources.broker_target import TIMING, Timing, shown, target_of
-from gateway.sources.broker_window import AckToken, Received, Window
+from gateway.sources.broker_report import Grants, Report
+from gateway.sources.broker_target import TIMING, Guest, Timing, shown, target_of
+from gateway.sources.broker_window import AckToken, Cut, Received, Window
 from gateway.sources.paho_link import Link
 
 log = structlog.get_logger()
@@ -48,14 +49,17 @@ class Session:
         had_session: bool = False,
         on_gap: Callable[[str], None] = lambda reason: None,
         on_connected: Callable[[bool], None] = lambda session_present: None,
+        on_subscribed: Callable[[], None] = lambda: None,
         on_filters: Callable[[frozenset[str]], None] = lambda topics: None,
         password: str | None = None,
         timing: Timing = TIMING,
         uniform: Callable[[float, float], float] = random.uniform,
+        guest: Guest | None = None,
     ) -> None:
         """`on_connected` hears of each connection, before its first message, whether the session was resumed.
+        `on_subscribed` hears when everything that is published from then on reaches us.
         `on_filters` hears which filters the broker may hold for us, to be `known_filters` of the next process."""
-        self.target = target_of(broker, location_id, password, timing)
+        self.target = target_of(broker, location_id, password, timing, guest, max_message)
         self.url = shown(broker.url)
         self._wanted_protocol: Literal["5", "3.1.1"] = broker.protocol
         self._protocol: Literal["5", "3.1.1"] = broker.protocol
@@ -66,6 +70,7 @@ class Session:
         self._max_message = max_message
         self._on_gap = on_gap
         self._on_connected = on_connected
+        self._on_subscribed = on_subscribed
         self._on_filters = on_filters
         self._timing = timing
         self._uniform = uniform
@@ -75,8 +80,7 @@ class Session:
 
         self._had_session = had_session
         self._in_session = set(known_filters)
-        self._refused: dict[str, str] = {}
-        self._without_qos: set[str] = set()
+        self._grants = Grants()
         self._broke_off = False  # the last connection ended without a goodbye of the broker
         self._restarted = False  # and then nothing listened there
 
@@ -84,10 +88,8 @@ class Session:
         self._subscribed = False
         self._session_present: bool | None = None
         self._session_expiry: int | None = None
-        self._since = clock.wall_ms()
-        self._last_error: str | None = None
-        self._said: set[str] = set()  # reasons told since the outage began
-        self._said_connected = False
+        self._since = clock.ticks_ms()
+        self._report = Report(self.url)
         self._failures = 0  # since the last connection that settled
         self._quick_ends = 0
         self._connections = 0
@@ -101,6 +103,11 @@ class Session:
         taken = await self._window.take(limit)
         self._resume_when_low()
         return taken
+
+    def hand_in(self, messages: Iterable[Received]) -> None:
+        """For `receive` to hand out like any other: what was asked of a recorder. Connected or not."""
+        for received in messages:
+            self._window.hand_in(received)
 
     def acknowledge(self, tokens: Iterable[AckToken]) -> None:
         """In the order given, which is the order of receipt (MQTT 5.0, 4.6). Older connections' tokens are ignored:
@@ -133,6 +140,11 @@ class Session:
         return frozenset(self._in_session)
 
     @property
+    def is_subscribed(self) -> bool:
+        """Connected, and what is published now reaches us."""
+        return self._subscribed
+
+    @property
     def paused(self) -> bool:
         return self._link is not None and self._link.paused
 
@@ -145,15 +157,16 @@ class Session:
             "client_id": self.target.client_id,
             "protocol": self._protocol,
             "fell_back": self._fell_back,
-            "since": self._since,
-            "last_error": self._last_error,
+            # Reckoned back, or a clock that was set meanwhile would make it years.
+            "since": self._clock.wall_ms() - (self._clock.ticks_ms() - self._since),
+            "last_error": self._report.last_error,
             "session_present": self._session_present,
             "session_expiry_seconds": self._session_expiry,
             "unacknowledged": self._window.unacknowledged,
             "waiting": self._window.waiting,
             "paused": self.paused,
-            "refused_filters": dict(self._refused),
-            "filters_without_qos": sorted(self._without_qos),
+            "refused_filters": dict(self._grants.refused),
+            "filters_without_qos": sorted(self._grants.without_qos),
             "connections": self._connections,
             "failures": self._failures,
         }
@@ -162,7 +175,7 @@ class Session:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Connects for ever. Returns after a clean DISCONNECT once `stop` is set; raises only what is our own fault."""
-        self._check_filters()
+        self._filters = self._grants.possible(self._filters)
         stopped = asyncio.create_task(stop.wait(), name="mqtt-stop")
         try:
             while not stop.is_set():
@@ -206,7 +219,7 @@ class Session:
             timer.cancel()
         self._timers.clear()
         if self.connected:
-            self._since = self._clock.wall_ms()
+            self._since = self._clock.ticks_ms()
         self.connected = self._subscribed = False
         self._window.next_connection()
 
@@ -224,7 +237,7 @@ class Session:
             self._broke_off = lost.why is Why.NETWORK
         elif lost.why is Why.UNREACHABLE:
             self._restarted = self._broke_off
-        self._say_lost(lost, lived is not None)
+        self._report.lost(lost, was_connected=lived is not None, failures=self._failures)
         self._failures += 1
         if self._switch_protocol(lost):
             return 0.0
@@ -265,7 +278,7 @@ class Session:
         if self._protocol != self._wanted_protocol and not self._fell_back:
             self._fall_back()
         self.connected = True
-        self._since = self._clock.wall_ms()
+        self._since = self._clock.ticks_ms()
         self._connections += 1
         self._session_present = session_present
         self._session_expiry = session_expiry
@@ -287,8 +300,10 @@ class Session:
         self._subscribed = True
         self._judge.subscribed(self._clock.ticks_ms())
         for filter_, code in zip(self._filters, codes, strict=False):
-            self._note_answer(filter_.topic, code)
+            if not self._grants.answered(filter_.topic, code):
+                self._in_session.discard(filter_.topic)
         self._on_filters(self.subscribed_filters)
+        self._on_subscribed()
         if self._quick_ends < QUICK_ENDS:
             self._say_connected()
 
@@ -299,11 +314,13 @@ class Session:
             log.info("mqtt_filter_removed", topic=topic)
         self._on_filters(self.subscribed_filters)
 
-    def arrived(self, mid: int, qos: int, topic: str, payload: bytes, retain: bool, dup: bool) -> None:
+    def arrived(
+        self, mid: int, qos: int, topic: str, payload: bytes, retain: bool, dup: bool, cut: Cut | None = None
+    ) -> None:
         now = self._clock.ticks_ms()
         replay = self._judge.arrived(topic, retain, now, self._window.load)
         message = Message(topic, payload, qos, retain, dup, replay, self._clock.wall_ms(), now)
-        self._window.put(mid, message, self._max_message)
+        self._window.put(mid, message, self._max_message, cut)
         if self._link is not None and self._window.full:
             # Mosquitto 2.0.11 (Debian 12) ignores Receive Maximum after the first acknowledgements (its issue 2301):
             # the bound must be ours.
@@ -326,7 +343,7 @@ class Session:
         self._failures = self._quick_ends = self._unanswered = 0
         if self._subscribed:
             self._say_connected()
-        self._said.clear()
+        self._report.settled()
 
     def _expect_suback(self) -> None:
         if self._subscribed or self._link is None:
@@ -336,53 +353,10 @@ class Session:
         else:
             self._link.drop("the broker did not answer our SUBSCRIBE")
 
-    def _check_filters(self) -> None:
-        for filter_ in self._filters:
-            fault = filter_fault(filter_.topic)
-            if fault is not None:
-                self._refused[filter_.topic] = fault
-                log.error("mqtt_filter_refused", topic=filter_.topic, reason=fault)
-        self._filters = tuple(f for f in self._filters if f.topic not in self._refused)
-
-    def _note_answer(self, topic: str, code: int) -> None:
-        if code >= 0x80:
-            self._in_session.discard(topic)
-            reason = broker_reasons.of_suback(code)
-            if self._refused.get(topic) != reason:
-                log.error("mqtt_filter_refused", topic=topic, reason=reason)
-            self._refused[topic] = reason
-            return
-        if self._refused.pop(topic, None) is not None:
-            log.info("mqtt_filter_accepted", topic=topic)
-        if code == 0 and topic not in self._without_qos:
-            self._without_qos.add(topic)
-            log.warning("mqtt_filter_without_qos", topic=topic, reason="the broker grants QoS 0 only")
-        elif code:
-            self._without_qos.discard(topic)
-
     def _say_connected(self) -> None:
-        if self._said_connected:
-            return
-        self._said_connected = True
-        self._said.clear()
-        log.info(
-            "mqtt_connected",
-            url=self.url,
+        self._report.connected(
             client_id=self.target.client_id,
             protocol=self._protocol,
             session_present=self._session_present,
             failures=self._failures,
         )
-
-    def _say_lost(self, lost: Lost, was_connected: bool) -> None:
-        self._last_error = lost.reason
-        event = "mqtt_dropped" if lost.why is Why.DROPPED else "mqtt_lost" if was_connected else "mqtt_connect_failed"
-        if lost.reason in self._said:
-            say = log.debug
-        elif lost.why in (Why.REFUSED, Why.TAKEN_OVER):
-            say = log.error
-        else:
-            say = log.warning
-        self._said.add(lost.reason)
-        self._said_connected = False
-        say(event, url=self.url, reason=lost.reason, failures=self._failures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from gateway import config
@@ -27,6 +27,9 @@ class Timing:
 
 TIMING: Final = Timing()
 
+Guest = Literal["clean", "kept"]
+"""Somebody who only looks: no last will and no word on the state topic. `clean`: and leaves no session behind."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -47,13 +50,22 @@ class Target:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    guest: Guest | None = None
+    max_message: int = 1 << 20  # of a larger one only the beginning is kept
 
     @property
     def where(self) -> str:
         return f"{self.host}:{self.port}"
 
 
-def target_of(broker: config.Broker, location_id: str, password: str | None, timing: Timing) -> Target:
+def target_of(
+    broker: config.Broker,
+    location_id: str,
+    password: str | None,
+    timing: Timing,
+    guest: Guest | None = None,
+    max_message: int = 1 << 20,
+) -> Target:
     parts = urlsplit(broker.url)
     websocket_path = None
     if parts.scheme in ("ws", "wss"):
@@ -67,13 +79,15 @@ def target_of(broker: config.Broker, location_id: str, password: str | None, tim
         state_topic=f"chekt-gateway/{location_id}/state",
         keepalive=timing.keepalive,
         connect_timeout=timing.connect_timeout,
-        session_expiry=min(int(broker.session_expiry), 0xFFFFFFFF),
+        session_expiry=0 if guest == "clean" else min(int(broker.session_expiry), 0xFFFFFFFF),
         receive_maximum=broker.receive_maximum,
         username=broker.username,
         password=password,
         ca_file=broker.ca_file,
         cert_file=broker.cert_file,
         key_file=broker.key_file,
+        guest=guest,
+        max_message=max_message,
     )
 
 

@@ -26,13 +26,25 @@ class AckToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """Of a payload that was not kept whole: its true size, and the hash of all of it."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
-    """A message and its token. `oversize` is the true size where the payload was cut to its first 64 KiB."""
+    """A message and its token. `oversize` is the true size where the payload was cut to its first 64 KiB.
+
+    `missed_since`: not heard, but asked of the recorder afterwards; it was said at some time since then (wall ms).
+    """
 
     message: Message
     token: AckToken
     oversize: int | None = None
     oversize_sha256: str | None = None
+    missed_since: int | None = None
 
 
 class Window:
@@ -65,11 +77,13 @@ class Window:
     def low(self) -> bool:
         return 2 * self.load < self._high and 2 * self._bytes < WAITING_BYTES
 
-    def put(self, mid: int, message: Message, max_message: int) -> None:
-        oversize = sha256 = None
+    def put(self, mid: int, message: Message, max_message: int, cut: Cut | None = None) -> None:
+        """`cut`: what is known of a payload that was not read whole."""
         size = len(message.payload)
-        if size > max_message:
-            oversize, sha256 = size, hashlib.sha256(message.payload).hexdigest()
+        if cut is None and size > max_message:
+            cut = Cut(size, hashlib.sha256(message.payload).hexdigest())
+        oversize, sha256 = (None, None) if cut is None else (cut.size, cut.sha256)
+        if cut is not None:
             message = replace(message, payload=message.payload[:OVERSIZE_KEPT])
             size = len(message.payload)
         if message.qos:
@@ -81,6 +95,13 @@ class Window:
             self._loose += 1
         self._bytes += size
         self._waiting.append(Received(message, AckToken(self.generation, mid), oversize, sha256))
+        self._bell.set()
+
+    def hand_in(self, received: Received) -> None:
+        """One that did not come from the broker, in line with those that did. Its token has `mid` 0."""
+        self._loose += 1
+        self._bytes += len(received.message.payload)
+        self._waiting.append(received)
         self._bell.set()
 
     async def take(self, limit: int) -> list[Received]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Any
+from typing import Any, Final
 
 from gateway.model import EventStatus, EventType, Message, Reading
 from gateway.sources import language
-from gateway.sources.decode import DECODERS, Undecodable
-from gateway.sources.expressions import BadExpression, Compiled, compile_expression, is_constant
+from gateway.sources.decode import DECODERS, Undecodable, is_picture
+from gateway.sources.expressions import ITEM, BadExpression, Compiled, compile_expression, is_constant
 from gateway.sources.times import read_time
-from gateway.sources.values import plain, text, word
+from gateway.sources.values import number, plain, text, word
+
+MAX_ELEMENTS: Final = 32  # of one message that speaks of several events; a recorder with all its channels sends fewer
+_PICTURE: Final = "a picture, not an event"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,58 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a rule is compiled with, beside itself: the source that it is for, and the tables of its family."""
+
+    table: str
+    options: Mapping[str, Any]
+    ignored_cameras: frozenset[str]
+    zone: tzinfo
+    maps: Mapping[str, Mapping[str, Any]]
+
+
+Answer = list[Reading] | Ignored | Unreadable | None
+
+
 class BadKey(Exception):
-    """`str()` is the key of the rule, and what is wrong with it."""
+    """What is wrong with one key of a rule."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(f"{key}: {why}")
+        self.key, self.why = key, why
+
+
+class _Later(Mapping[str, Any]):
+    """What only a new alarm needs of a message; most messages only continue one, and never ask."""
+
+    __slots__ = ("_make", "_made")
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._make: Callable[[], dict[str, Any]] | None = make
+        self._made: dict[str, Any] = {}
+
+    def _get(self) -> dict[str, Any]:
+        if self._make is not None:
+            self._made, self._make = self._make(), None
+        return self._made
+
+    def __getitem__(self, key: str) -> Any:
+        return self._get()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._get())
+
+    def __len__(self) -> int:
+        return len(self._get())
+
+    def __eq__(self, other: object) -> bool:
+        return self._get() == other
+
+    def __repr__(self) -> str:
+        return repr(self._get())
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class _CompiledTime:
@@ -43,124 +96,166 @@ class _CompiledTime:
         return other is not None and self.formats == other.formats
 
 
+class _Map:
+    """What a word of the message means: one of the values, or a reason for ignoring it."""
+
+    __slots__ = ("of", "otherwise", "words")
+
+    def __init__(self, of: Compiled, words: Mapping[str, Any], ignored: Mapping[str, str], otherwise: str) -> None:
+        self.of, self.otherwise = of, otherwise
+        self.words: dict[str, Any] = {**words, **{w: Ignored(reason) for w, reason in ignored.items()}}
+
+    def of_message(self, payload: Any, captures: Mapping[str, Any], what: str) -> Any:
+        value = self.of(payload, captures, None)
+        found = self.words.get(value) if type(value) is str else None  # as most write it
+        if found is not None:
+            return found
+        said = word(value)
+        if said is None:
+            return Unreadable(f"{what} is missing or no word")
+        return self.words.get(said) or Ignored(f"{self.otherwise}: {said[:64]}")
+
+
 class CompiledRule:
     """One rule with the options of one source built in."""
 
-    def __init__(
-        self,
-        table: str,
-        rule: language.Rule,
-        options: Mapping[str, Any],
-        ignored_cameras: frozenset[str],
-        zone: tzinfo,
-        captures: frozenset[str],
-    ) -> None:
-        def expression(key: str, source: str) -> Compiled:
+    def __init__(self, rule: language.Rule, captures: frozenset[str], around: Surroundings) -> None:
+        lets: dict[str, Compiled] = {}
+
+        def expression(key: str, source: str, *, has_item: bool = rule.each is not None) -> Compiled:
             try:
-                return compile_expression(source, captures=captures, options=options)
+                return compile_expression(
+                    source, captures=captures, options=around.options, maps=around.maps, lets=lets, has_item=has_item
+                )
             except BadExpression as error:
-                raise BadKey(f"{key}: {error}") from None
+                raise BadKey(key, str(error)) from None
 
         def optional(key: str, source: str | None) -> Compiled | None:
             return None if source is None else expression(key, source)
 
         def time(key: str, source: language.Time | None) -> _CompiledTime | None:
-            return None if source is None else _CompiledTime(expression(f"{key}.of", source.of), source.format, zone)
+            if source is None:
+                return None
+            of_source = around.options.get("time_format")
+            formats = [of_source if name == "source" else name for name in source.format]
+            return _CompiledTime(expression(f"{key}.of", source.of), tuple(f for f in formats if f), around.zone)
 
-        self.source, self.rule, self.name = table, rule, rule.name
-        self.decode = DECODERS[rule.decode]
-        self.event_type = EventType(rule.event_type)
+        self.source, self.rule, self.name = around.table, rule, rule.name
+        self.ignored = None if rule.ignored is None else Ignored(rule.ignored)
+        self.also = rule.also
+        self.decode = DECODERS[rule.decode or "binary"]
+        self.empty = None if rule.empty is None else Ignored(rule.empty)
         self.momentary = rule.topic_kind == "momentary"
-        self.seeds = rule.topic_kind == "alarm_state"
+        self.seeds = rule.topic_kind in ("alarm_state", "arming")
+        self.each = None if rule.each is None else expression("each", rule.each, has_item=False)
+        for name, source in rule.let.items():
+            lets[name] = expression(f"let.{name}", source)
         self.when = optional("when", rule.when)
+        self.event_type: EventType | None = None
+        self.type_of: _Map | None = None
+        if isinstance(rule.event_type, language.EventType):
+            types = {w: EventType(t) for w, t in rule.event_type.words.items()}
+            of = expression("event_type.of", rule.event_type.of)
+            self.type_of = _Map(of, types, rule.event_type.ignored, rule.event_type.otherwise)
+        elif rule.event_type is not None:
+            self.event_type = EventType(rule.event_type)
         self.status: EventStatus | None = None
-        self.status_of: Compiled | None = None
-        self.words: dict[str, EventStatus | Ignored] = {}
-        self.otherwise = ""
+        self.status_of: _Map | None = None
         if isinstance(rule.status, language.Status):
-            self.status_of = expression("status.of", rule.status.of)
-            self.words |= {w: EventStatus(s) for w, s in rule.status.words.items()}
-            self.words |= {w: Ignored(reason) for w, reason in rule.status.ignored.items()}
-            self.otherwise = rule.status.otherwise
-        else:
+            statuses = {w: EventStatus(s) for w, s in rule.status.words.items()}
+            of = expression("status.of", rule.status.of)
+            self.status_of = _Map(of, statuses, rule.status.ignored, rule.status.otherwise)
+        elif rule.status is not None:
             self.status = EventStatus(rule.status)
         self.require = [(r, expression("require", r)) for r in rule.require]
         conditions = [(expression("ignore.when", i.when), Ignored(i.reason)) for i in rule.ignore]
         # A condition about an option that is not set is decided here, once.
         self.ignore = [(w, i) for w, i in conditions if not (is_constant(w) and not w(None, {}, None))]
-        self.ignored_cameras = ignored_cameras
+        self.ignored_cameras = around.ignored_cameras
         self.camera = optional("camera", rule.camera)
         self.id = optional("id", rule.id)
         self.state_key = [expression("state_key", part) for part in rule.state_key]
         self.kind = optional("kind", rule.kind)
         self.opens = optional("opens", rule.opens)
+        self.twin = optional("twin", rule.twin)
         self.time, self.started = time("time", rule.time), time("started", rule.started)
         self.sent = time("sent", rule.sent)
+        self.clock, self.late = optional("clock", rule.clock), optional("late", rule.late)
+        self.pulse_seconds = rule.pulse_seconds if isinstance(rule.pulse_seconds, float) else None
+        self.pulse_of = optional("pulse_seconds", rule.pulse_seconds) if isinstance(rule.pulse_seconds, str) else None
+        self.repeats = {True: None, False: 0.0}[rule.repeats] if isinstance(rule.repeats, bool) else rule.repeats
         self.details = [(name, expression(f"details.{name}", of)) for name, of in rule.details.items()]
         self.strategy = rule.media.strategy if rule.media is not None else None
         media = rule.media or language.Media(strategy="")
         self.media_values = [(name, expression(f"media.values.{name}", of)) for name, of in media.values.items()]
-        self.media_times = [
-            (name, _CompiledTime(expression(f"media.times.{name}.of", of.of), of.format, zone))
-            for name, of in media.times.items()
-        ]
+        self.media_times = [(name, time(f"media.times.{name}", of)) for name, of in media.times.items()]
 
-    def read(self, message: Message, captures: Mapping[str, str]) -> list[Reading] | Ignored | Unreadable | None:
+    def read(self, message: Message, captures: Mapping[str, Any]) -> Answer:
         """None if the rule's `when` does not hold."""
+        if self.ignored is not None:
+            return self.ignored
         if self.momentary and message.replay:
             return Ignored("a retained value of something momentary: it may be of any age")
+        if self.empty is not None and not message.payload:
+            return self.empty
         try:
             payload = self.decode(message.payload)
         except Undecodable as error:
-            return Unreadable(f"{self.name}: {error}")
+            return Ignored(_PICTURE) if is_picture(message.payload) else Unreadable(f"{self.name}: {error}")
+        if self.each is not None:
+            return self._several(self.each(payload, captures, None), message, payload, captures)
+        return self._one(message, payload, captures)
+
+    def _several(self, elements: Any, message: Message, payload: Any, captures: Mapping[str, Any]) -> Answer:
+        listed = elements[:MAX_ELEMENTS] if isinstance(elements, list) else [elements]
+        answers = [self._one(message, payload, {**captures, ITEM: element}) for element in listed]
+        readings = [reading for answer in answers if isinstance(answer, list) for reading in answer]
+        return readings or strongest(answers)
+
+    def _one(self, message: Message, payload: Any, captures: Mapping[str, Any]) -> Answer:
         if self.when is not None and not self.when(payload, captures, None):
             return None
-        status = self.status if self.status_of is None else self._look_up(self.status_of(payload, captures, None))
-        if not isinstance(status, EventStatus):
-            return status
-        if self.seeds and message.replay and status is EventStatus.ACTIVE:
+        event_type: Any = self.event_type
+        if self.type_of is not None:
+            event_type = self.type_of.of_message(payload, captures, f"{self.name}: the type of event")
+            if not isinstance(event_type, EventType):
+                return self._without_pictures(event_type, message)
+        status: Any = self.status
+        if self.status_of is not None:
+            status = self.status_of.of_message(payload, captures, f"{self.name}: the status")
+            if not isinstance(status, EventStatus):
+                return self._without_pictures(status, message)
+        if self.seeds and message.replay and status is EventStatus.ACTIVE and event_type is EventType.ALARM:
             return Ignored("a retained alarm state: it may be of any age; the next live one counts")
         for source, required in self.require:
             if text(required(payload, captures, None)) is None:
                 return Unreadable(f"{self.name}: {source} is missing or no text")
-        camera = source_id = None
+        camera = None
         if self.camera is not None:
             camera = text(self.camera(payload, captures, None))
             if camera is None:
                 return Unreadable(f"{self.name}: the camera ({self.rule.camera}) is missing or no text")
             if camera in self.ignored_cameras:
                 return Ignored("the camera is left out on purpose (ignore)")
-        if self.id is not None:
-            source_id = text(self.id(payload, captures, None))
-            if source_id is None:
-                return Unreadable(f"{self.name}: the id ({self.rule.id}) is missing or no text")
         for when, ignored in self.ignore:
             if when(payload, captures, None):
                 return ignored
-        return [self._reading(payload, captures, status, camera, source_id)]
+        return [self._reading(payload, captures, event_type, status, camera)]
 
-    def _look_up(self, value: Any) -> EventStatus | Ignored | Unreadable:
-        found = self.words.get(value) if type(value) is str else None  # as most write it
-        if found is not None:
-            return found
-        said = word(value)
-        if said is None:
-            return Unreadable(f"{self.name}: the status is missing or no word")
-        return self.words.get(said) or Ignored(f"{self.otherwise}: {said[:64]}")
+    @staticmethod
+    def _without_pictures(answer: Any, message: Message) -> Answer:
+        said: Answer = answer
+        return Ignored(_PICTURE) if isinstance(said, Unreadable) and is_picture(message.payload) else said
 
     def _reading(
         self,
         payload: Any,
-        captures: Mapping[str, str],
+        captures: Mapping[str, Any],
+        event_type: EventType,
         status: EventStatus,
         camera: str | None,
-        source_id: str | None,
     ) -> Reading:
-        details = {}
-        for name, of in self.details:
-            value = plain(of(payload, captures, None))
-            if value is not None and value != []:
-                details[name] = value
+        unread: str | None = None
         event_at = started_at = started = start = sent_at = None
         if self.started is not None:
             start = self.started.of(payload, captures, None)
@@ -169,22 +264,19 @@ class CompiledRule:
             when = self.time.of(payload, captures, None)
             event_at = started_at if when is start and self.time.shares(self.started) else self.time.parse(when)
             if event_at is None and when is not None:
-                details["device_time"] = text(when) or "not a time"
+                unread = text(when) or "not a time"
         if self.sent is not None:
             when = self.sent.of(payload, captures, None)
             sent_at = started_at if when is start and self.sent.shares(self.started) else self.sent.parse(when)
+        source_id = None if self.id is None else text(self.id(payload, captures, None))
         kind = None if self.kind is None else text(self.kind(payload, captures, None))
-        media: dict[str, Any] = {}
-        if self.strategy is not None:
-            media["strategy"] = self.strategy
-            for name, of in self.media_values:
-                media[name] = plain(of(payload, captures, None))
-            for name, moment in self.media_times:
-                when = moment.of(payload, captures, None)
-                media[name] = started_at if when is start and moment.shares(self.started) else moment.parse(when)
+        pulse = self.pulse_seconds
+        if self.pulse_of is not None:
+            said = number(self.pulse_of(payload, captures, None))
+            pulse = None if said is None or said <= 0 else float(said)
         return Reading(
             source=self.source,
-            event_type=self.event_type,
+            event_type=event_type,
             event_status=status,
             camera=camera,
             source_id=source_id,
@@ -192,16 +284,46 @@ class CompiledRule:
             state_key=self._state_key(payload, captures, source_id),
             kind=kind or self.name,
             event_at=event_at,
-            topic_kind=self.rule.topic_kind,
+            topic_kind=self.rule.topic_kind or "",
             opens=self.opens is None or bool(self.opens(payload, captures, None)),
             started_at=started_at,
             sent_at=sent_at,
-            pulse_seconds=self.rule.pulse_seconds,
-            media=media,
-            details=details,
+            pulse_seconds=pulse,
+            quiet_seconds=self.rule.quiet_seconds,
+            repeats=self.repeats,
+            clock=None if self.clock is None else text(self.clock(payload, captures, None)),
+            late=self.late is not None and bool(self.late(payload, captures, None)),
+            twin=None if self.twin is None else text(self.twin(payload, captures, None)),
+            media={} if self.strategy is None else _Later(lambda: self._media(payload, captures)),
+            details=_Later(lambda: self._details(payload, captures, unread)),
         )
 
-    def _state_key(self, payload: Any, captures: Mapping[str, str], source_id: str | None) -> str:
+    def _details(self, payload: Any, captures: Mapping[str, Any], unread: str | None) -> dict[str, Any]:
+        details: dict[str, Any] = {} if unread is None else {"device_time": unread}
+        for name, of in self.details:
+            value = plain(of(payload, captures, None))
+            if value is not None and value != []:
+                details[name] = value
+        return details
+
+    def _media(self, payload: Any, captures: Mapping[str, Any]) -> dict[str, Any]:
+        media: dict[str, Any] = {"strategy": self.strategy}
+        for name, of in self.media_values:
+            media[name] = plain(of(payload, captures, None))
+        for name, moment in self.media_times:
+            media[name] = None if moment is None else moment.parse(moment.of(payload, captures, None))
+        return media
+
+    def _state_key(self, payload: Any, captures: Mapping[str, Any], source_id: str | None) -> str:
         if not self.state_key:
-            return source_id or captures["all"]
+            return str(source_id or captures["all"])
         return "/".join(text(part(payload, captures, None)) or "-" for part in self.state_key)
+
+
+def strongest(answers: Sequence[Answer]) -> Answer:
+    """Of answers without a reading the one to show: what could not be read counts more than what means nothing."""
+    for kind in (Unreadable, Ignored):
+        for answer in answers:
+            if isinstance(answer, kind):
+                return answer
+    return None

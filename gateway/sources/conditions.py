@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.model import EventStatus, EventType, Message, NewEvent, Reading, iso_utc
+from gateway.sources.arming import decide_arming, told_again
 from gateway.sources.memory import Changes, Entry, Memory
 from gateway.sources.rows import (
     Decision,
@@ -29,7 +30,7 @@ from gateway.sources.rows import (
     unmapped_reason,
 )
 from gateway.sources.times import Judged, judge_time
-from gateway.sources.troubles import decide_trouble, open_due, postponed
+from gateway.sources.troubles import decide_trouble, postponed, trouble_due
 from gateway.states import EventState
 
 __all__ = ["Decision", "Memory", "Plan", "decide", "due", "forget_edges", "postponed"]
@@ -48,6 +49,8 @@ _HELD_FOR_MS: Final = 15 * 60 * 1000
 
 # For cameras that are not configured: there is no plan, and the row keeps what is needed to make one later.
 _UNMAPPED_OPEN_MS: Final = 15 * 60 * 1000
+# The same alarm on another topic comes within moments; this covers what waited in the broker.
+_TWIN_MS: Final = 15 * 60 * 1000
 _UNMAPPED_WINDOW_MS: Final = 24 * 60 * 60 * 1000
 
 
@@ -67,23 +70,31 @@ def decide(
     """
     if reading.event_type is EventType.ALARM:
         entry = memory.get(f"open/{reading.source}/{reading.state_key}")
-        if entry is not None and reading.event_status is EventStatus.ACTIVE and _continues(entry, reading):
+        if entry is not None and reading.event_status is EventStatus.ACTIVE and _continues(entry, reading, message):
             return _prolonged(entry, reading, message)
-    clock = memory.get(f"clock/{reading.source}")
+    if reading.late:
+        kept_for = message.received_at - (reading.event_at or 0)
+        if kept_for > MISSED_LIMIT_MS:
+            return Decision("ignored", "the equipment kept it for more than an hour")
+        waited_ms = max(kept_for, 0) if waited_ms is None else waited_ms
+    clock_key = f"clock/{reading.source}" + (f"/{reading.clock}" if reading.clock else "")
+    clock = memory.get(clock_key)
     offset = None if clock is None else clock["offset"]
-    judged = judge_time(
-        reading.event_at, reading.sent_at, received_at=message.received_at, waited_ms=waited_ms, offset=offset
-    )
+    sent_at = None if message.replay else reading.sent_at  # a retained value was sent whenever it was
+    judged = judge_time(reading.event_at, sent_at, received_at=message.received_at, waited_ms=waited_ms, offset=offset)
     changes: Changes = {}
     if judged.offset is not None and (offset is None or abs(judged.offset - offset) > _OFFSET_STEP_MS):
         offset = judged.offset
-        changes[f"clock/{reading.source}"] = {"what": "clock", "offset": offset}
-    if reading.event_type is EventType.ARMING:
-        return Decision("ignored", "arming is not configured")
+        changes[clock_key] = {"what": "clock", "offset": offset}
     if reading.camera is None and plan is None:
         return Decision("ignored", f"no source of the configuration is called {reading.source!r}")
-    if reading.event_type is EventType.TROUBLE:
+    if reading.event_type is EventType.ARMING:
+        decision = decide_arming(reading, message, plan, memory, judged, location_id=location_id)
+    elif reading.event_type is EventType.TROUBLE:
         decision = decide_trouble(reading, message, plan, memory, judged, location_id=location_id)
+        if reading.topic_kind == "availability" and reading.event_status is EventStatus.ACTIVE:
+            # The publisher is away, and with it the end of whatever it said: its next word is an edge.
+            changes |= forget_edges(memory, reading.source, reading.camera)
     else:
         decision = _Alarm(reading, message, plan, memory, judged, location_id, offset).decide()
     if changes:
@@ -101,11 +112,8 @@ def due(memory: Memory, now_ticks: int, *, now_wall: int, location_id: str, conn
         entry = memory[key]
         if entry["what"] == "open":
             decisions.append(_timed_out(key, entry, now_ticks, now_wall, location_id))
-        elif entry["what"] == "trouble" and connected:
-            decisions.append(open_due(key, entry, memory, now_ticks, location_id))
         elif entry["what"] == "trouble":
-            later = {**entry, "due": now_ticks + max(entry["delay"], 1000)}
-            decisions.append(Decision("ignored", "nothing is heard", memory={key: later}))
+            decisions.append(trouble_due(key, entry, memory, now_ticks, location_id=location_id, connected=connected))
         else:
             decisions.append(Decision("ignored", memory={key: None}))
     forgotten = memory.excess()
@@ -114,18 +122,29 @@ def due(memory: Memory, now_ticks: int, *, now_wall: int, location_id: str, conn
     return decisions
 
 
-def forget_edges(memory: Mapping[str, Entry], source: str | None = None) -> Changes:
-    """After a lost session, or a publisher that went away: the next live `active` without an id is an edge again."""
-    return {
+def forget_edges(memory: Mapping[str, Entry], source: str | None = None, camera: str | None = None) -> Changes:
+    """After a lost session, or a publisher that went away: the next live `active` without an id is an edge again.
+
+    Without a source, of all, and the arming of panels is told again.
+    """
+    edges: Changes = {
         key: {**entry, "seed": True}
         for key, entry in memory.items()
-        if entry["what"] == "open" and entry["id"] is None and source in (None, entry["source"])
+        if entry["what"] == "open"
+        and entry["id"] is None
+        and source in (None, entry["source"])
+        and camera in (None, entry["source_camera"])
     }
+    return edges if source is not None else {**edges, **told_again(memory)}
 
 
-def _continues(entry: Entry, reading: Reading) -> bool:
+def _continues(entry: Entry, reading: Reading, message: Message) -> bool:
     if entry.get("seed"):
         return False
+    with_id = reading.source_id is not None and reading.source_id == entry["id"]
+    quiet = message.received_at - entry["last_at"]
+    if reading.repeats is not None and not with_id and quiet >= reading.repeats * 1000:
+        return False  # its end was lost: repeats come sooner, and what speaks only on change never repeats
     return _same_start(entry, reading)
 
 
@@ -149,7 +168,8 @@ def _ended(entry: Entry, now_ticks: int) -> Changes:
     if entry["id"] is None:
         return {}
     key = f"ended/{entry['source']}/{entry['state_key']}"
-    return {key: {"what": "ended", "due": now_ticks + entry["window_ms"], "started": entry["started"]}}
+    due = now_ticks + entry["window_ms"]
+    return {key: {"what": "ended", "due": due, "id": entry["id"], "started": entry["started"]}}
 
 
 def _timed_out(key: str, entry: Entry, now_ticks: int, now_wall: int, location_id: str) -> Decision:
@@ -191,10 +211,18 @@ class _Alarm:
         if self.plan is not None and self.plan.camera_id is None:
             return Decision("ignored", f"local only: no camera_id configured for {self.reading.source}")
         known = self.memory.get(f"ended/{self.reading.source}/{self.reading.state_key}")
-        ended = known is not None and self.reading.source_id is not None and _same_start(known, self.reading)
+        ended = (
+            known is not None
+            and self.reading.source_id is not None
+            and known.get("id", self.reading.source_id) == self.reading.source_id
+            and _same_start(known, self.reading)
+        )
         if self.reading.event_status is EventStatus.ACTIVE:
             if ended:
                 return Decision("duplicate", "this alarm has ended already")
+            twin = self.memory.get(self._twin_key())
+            if twin is not None and twin["state_key"] != self.reading.state_key:
+                return Decision("duplicate", "this alarm was told on another topic")
             return self._begin(self.judged, self.reading.details)
         if self.entry is not None and _same_start(self.entry, self.reading):
             return self._end(self.entry)
@@ -212,8 +240,14 @@ class _Alarm:
         row, remembers = self._row(judged, details)
         changes |= remembers
         changes[self.open_key] = self._opened(row)
+        if self.reading.twin is not None:
+            due = self.message.received_ticks + _TWIN_MS
+            changes[self._twin_key()] = {"what": "twin", "due": due, "state_key": self.reading.state_key}
         outcome = "unmapped" if row.state is EventState.UNMAPPED else "stored"
         return Decision(outcome, row.reason, (*events, row), changes)
+
+    def _twin_key(self) -> str:
+        return f"twin/{self.reading.source}/{self.reading.twin}"
 
     def _end(self, entry: Entry) -> Decision:
         changes: Changes = {self.open_key: None, **_ended(entry, self.message.received_ticks)}
@@ -269,7 +303,9 @@ class _Alarm:
         last = self.memory.get(key)
         if last is not None and abs(event_at - last["at"]) < hold_off:
             return f"within the hold-off ({plan.hold_off:g} s) of the alarm of {iso_utc(last['at'])}", {}
-        at = event_at if last is None else max(event_at, last["at"])
+        # Far behind the last one: the clock was set back. Its old time must not fold what comes when it is reached.
+        behind = last is not None and last["at"] - event_at > _HELD_FOR_MS
+        at = event_at if last is None or behind else max(event_at, last["at"])
         until = self.message.received_ticks + hold_off + _HELD_FOR_MS
         return None, {key: {"what": "held", "due": until, "at": at}}
 
@@ -278,6 +314,8 @@ class _Alarm:
         open_ms = _UNMAPPED_OPEN_MS if plan is None else milliseconds(plan.max_open)
         if pulse is not None:
             open_ms = milliseconds(pulse)
+        elif self.reading.quiet_seconds is not None:
+            open_ms = min(open_ms, milliseconds(self.reading.quiet_seconds))
         return {
             **remembered(row),
             "what": "open",

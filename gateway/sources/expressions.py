@@ -1,13 +1,17 @@
 """The expressions of the rule language: compiled once to closures, then cheap, bounded and harmless.
 
 The syntax is a small part of Python's, read by Python's own parser (`ast`) and never by its compiler: what is not in
-the tables below does not exist, so an expression reaches nothing but the message. There are no loops except `any`
-and `all` over one list of the message, not nested, so the cost is linear in the message.
+the tables below does not exist, so an expression reaches nothing but the message. There are no loops except `any`,
+`all` and `[… for … in …]` over one list of the message, not nested, so the cost is linear in the message.
 
     payload.after.data.zones    a path; whatever is missing or of another shape on the way is null
-    topic.camera  topic.all     what the topic pattern captured; the whole topic
+    topic.camera  topic.all     what the topic pattern captured (null where it may be absent); the whole topic
     options.zones               the source's own setting, known when the rule is compiled
+    maps.kinds                  a table of the family, for `look_up`
+    item.label                  the element in hand, in a rule with `each`
+    let.name                    another expression of the same rule, by its name
     == != < <= > >= in not in   and or not   a if b else c   any(z in options.zones for z in payload.after.zones)
+    [o.label for o in payload.objects if o.score > 0.5]
 
 Comparisons never fail: `<` and its kin read numbers also from text and are false where there is none; a list or an
 object equals nothing. Functions: see `FUNCTIONS`. Pure.
@@ -20,10 +24,12 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from gateway.sources.values import coalesce, number, overlaps, text, texts, without_suffix, word, words
+from gateway.sources import values
 
 # Of the decoded payload, the captures of the topic, and the element in hand of `any` or `all`.
-Compiled = Callable[[Any, Mapping[str, str], Any], Any]
+Compiled = Callable[[Any, Mapping[str, Any], Any], Any]
+
+ITEM: Final = "item in hand"  # beside the captures, under a name that no capture can have
 
 MAX_NODES: Final = 200  # of one expression; ours have about 20
 
@@ -33,14 +39,36 @@ class BadExpression(Exception):
 
 
 FUNCTIONS: Final[Mapping[str, tuple[Callable[..., Any], int, int]]] = {  # with the number of arguments, from and to
-    "coalesce": (coalesce, 1, 8),
-    "number": (number, 1, 1),
-    "overlaps": (overlaps, 2, 2),
-    "text": (text, 1, 1),
-    "texts": (texts, 1, 1),
-    "without_suffix": (without_suffix, 2, 2),
-    "word": (word, 1, 1),
-    "words": (words, 1, 8),
+    "before": (values.before, 2, 2),
+    "coalesce": (values.coalesce, 1, 16),
+    "digits_after": (values.digits_after, 2, 2),
+    "first": (values.first, 1, 1),
+    "joined": (values.joined, 2, 8),
+    "levels": (values.levels, 3, 3),
+    "look_up": (values.look_up, 2, 8),
+    "number": (values.number, 1, 1),
+    "overlaps": (values.overlaps, 2, 2),
+    "reads_as": (values.reads_as, 2, 2),
+    "starts_with": (values.starts_with, 2, 2),
+    "text": (values.text, 1, 1),
+    "texts": (values.texts, 1, 1),
+    "truth": (values.truth, 1, 1),
+    "without_namespaces": (values.without_namespaces, 1, 1),
+    "without_prefix": (values.without_prefix, 2, 2),
+    "without_suffix": (values.without_suffix, 2, 2),
+    "word": (values.word, 1, 1),
+    "words": (values.words, 1, 8),
+}
+
+# Arguments that the functions take on trust: written in the rule, as this type.
+_WRITTEN: Final[Mapping[str, Mapping[int, type]]] = {
+    "before": {1: str},
+    "digits_after": {1: str},
+    "joined": {0: str},
+    "levels": {1: int, 2: int},
+    "starts_with": {1: str},
+    "without_prefix": {1: str},
+    "without_suffix": {1: str},
 }
 
 
@@ -60,7 +88,7 @@ def _contains(left: Any, right: Any) -> bool:
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     def ordered(left: Any, right: Any) -> bool:
-        a, b = number(left), number(right)
+        a, b = values.number(left), values.number(right)
         return a is not None and b is not None and compare(a, b)
 
     return ordered
@@ -80,9 +108,17 @@ _COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], bool]]] = {
 }
 
 
-def compile_expression(source: str, *, captures: frozenset[str], options: Mapping[str, Any]) -> Compiled:
+def compile_expression(
+    source: str,
+    *,
+    captures: frozenset[str],
+    options: Mapping[str, Any],
+    maps: Mapping[str, Mapping[str, Any]] | None = None,
+    lets: Mapping[str, Compiled] | None = None,
+    has_item: bool = False,
+) -> Compiled:
     """The expression as a function that never raises. Raises BadExpression with what is wrong with it."""
-    return _Compiler(source, captures, options).compiled()
+    return _Compiler(source, captures, options, maps or {}, lets or {}, has_item).compiled()
 
 
 def is_constant(compiled: Compiled) -> bool:
@@ -91,7 +127,7 @@ def is_constant(compiled: Compiled) -> bool:
 
 
 def _constant(value: Any) -> Compiled:
-    def constant(payload: Any, topic: Mapping[str, str], it: Any) -> Any:
+    def constant(payload: Any, topic: Mapping[str, Any], it: Any) -> Any:
         return value
 
     constant.constant = value  # type: ignore[attr-defined]
@@ -101,8 +137,17 @@ def _constant(value: Any) -> Compiled:
 class _Compiler:
     """One walk over the syntax tree of one expression. Parts that do not look at the message are folded."""
 
-    def __init__(self, source: str, captures: frozenset[str], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        source: str,
+        captures: frozenset[str],
+        options: Mapping[str, Any],
+        maps: Mapping[str, Mapping[str, Any]],
+        lets: Mapping[str, Compiled],
+        has_item: bool,
+    ) -> None:
         self.source, self.captures, self.options = source, captures, options
+        self.maps, self.lets, self.has_item = maps, lets, has_item
         self.element: str | None = None  # the name that `any` or `all` gives to the element in hand
 
     def compiled(self) -> Compiled:
@@ -144,6 +189,8 @@ class _Compiler:
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
                 parts = [self.visit(e) for e in elements]
                 return self.fold(lambda p, t, i: [part(p, t, i) for part in parts], *parts)
+            case ast.ListComp():
+                return self.listed(node)
             case ast.Call(func=ast.Name(id="any" | "all" as name), args=[ast.GeneratorExp() as generator], keywords=[]):
                 return self.quantified(any if name == "any" else all, generator)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
@@ -188,8 +235,10 @@ class _Compiler:
         if not least <= len(arguments) <= most:
             raise self.refuse(node, f"{name} takes {least} to {most} arguments")
         parts = [self.visit(a) for a in arguments]
-        if name == "without_suffix" and not (is_constant(parts[1]) and isinstance(parts[1](None, {}, None), str)):
-            raise self.refuse(node, "the suffix is a text written here")
+        for position, kind in _WRITTEN.get(name, {}).items():
+            if not (is_constant(parts[position]) and type(parts[position](None, {}, None)) is kind):
+                what = "a text" if kind is str else "a whole number"
+                raise self.refuse(node, f"argument {position + 1} of {name} is {what}, written here")
         if len(parts) == 1:
             only = parts[0]
             return self.fold(lambda p, t, i: function(only(p, t, i)), only)
@@ -199,23 +248,43 @@ class _Compiler:
         return self.fold(lambda p, t, i: function(*[part(p, t, i) for part in parts]), *parts)
 
     def quantified(self, quantifier: Callable[[Any], bool], node: ast.GeneratorExp) -> Compiled:
-        match node.generators:
-            case [ast.comprehension(target=ast.Name(id=name), iter=iterated, ifs=[], is_async=0)]:
-                pass
-            case _:
-                raise self.refuse(node, "write `any(x … for x in a.list)`")
-        if self.element is not None:
-            raise self.refuse(node, "any and all cannot be nested")
-        over = self.visit(iterated)
-        self.element = name
-        test = self.visit(node.elt)
-        self.element = None
+        over, test, tests = self.looped(node, node.elt, node.generators)
+        if tests:
+            raise self.refuse(node, "write `any(x … for x in a.list)`")
 
-        def run(p: Any, t: Mapping[str, str], _: Any) -> bool:
+        def run(p: Any, t: Mapping[str, Any], _: Any) -> bool:
             elements = over(p, t, None)
             return isinstance(elements, list) and quantifier(test(p, t, e) for e in elements)
 
         return run
+
+    def listed(self, node: ast.ListComp) -> Compiled:
+        over, value, tests = self.looped(node, node.elt, node.generators)
+
+        def run(p: Any, t: Mapping[str, Any], _: Any) -> list[Any]:
+            elements = over(p, t, None)
+            if not isinstance(elements, list):
+                return []
+            return [value(p, t, e) for e in elements if all(test(p, t, e) for test in tests)]
+
+        return run
+
+    def looped(
+        self, node: ast.expr, of_each: ast.expr, generators: list[ast.comprehension]
+    ) -> tuple[Compiled, Compiled, list[Compiled]]:
+        """What is gone through, what is made of each element, and which elements count."""
+        match generators:
+            case [ast.comprehension(target=ast.Name(id=name), iter=iterated, ifs=ifs, is_async=0)]:
+                pass
+            case _:
+                raise self.refuse(node, "write `any(x … for x in a.list)` or `[x … for x in a.list if x …]`")
+        if self.element is not None:
+            raise self.refuse(node, "any, all and lists cannot be nested")
+        over = self.visit(iterated)
+        self.element = name
+        value, tests = self.visit(of_each), [self.visit(test) for test in ifs]
+        self.element = None
+        return over, value, tests
 
     def path(self, node: ast.expr) -> Compiled:
         keys: list[str | int] = []
@@ -245,7 +314,24 @@ class _Compiler:
                     option = self.options[name]
                     return _constant(list(option) if isinstance(option, tuple) else option)
             raise self.refuse(node, f"the options are {', '.join(sorted(self.options)) or 'none'}")
-        raise self.refuse(node, "starts with none of payload, topic, options")
+        if inner.id == "maps":
+            match keys:
+                case [str() as name] if name in self.maps:
+                    return _constant(self.maps[name])
+            raise self.refuse(node, f"the maps are {', '.join(sorted(self.maps)) or 'none'}")
+        if inner.id == "let":
+            match keys:
+                case [str() as name] if name in self.lets:
+                    return self.lets[name]
+                case [str() as name, *rest] if name in self.lets:
+                    named, inside = self.lets[name], _walk(rest, of_element=False)
+                    return lambda p, t, i: inside(named(p, t, i), t, None)
+            raise self.refuse(node, f"named before this are {', '.join(self.lets) or 'none'}")
+        if inner.id == "item" and self.has_item:
+            follow = _walk(keys, of_element=False)
+            return lambda p, t, i: follow(t[ITEM], t, None)
+        roots = ["payload", "topic", "options", "maps", "let"] + ["item"] * self.has_item
+        raise self.refuse(node, f"starts with none of {', '.join(roots)}")
 
 
 def _walk(keys: list[str | int], *, of_element: bool) -> Compiled:
@@ -256,7 +342,7 @@ def _walk(keys: list[str | int], *, of_element: bool) -> Compiled:
 
 
 def _by_index(keys: tuple[str | int, ...]) -> Compiled:
-    def follow(p: Any, t: Mapping[str, str], i: Any) -> Any:
+    def follow(p: Any, t: Mapping[str, Any], i: Any) -> Any:
         for key in keys:
             if type(p) is dict:
                 p = p.get(key)
@@ -277,7 +363,7 @@ def _by_name(keys: tuple[Any, ...]) -> Compiled:
             return lambda p, t, i: p
         case (a, b):
 
-            def two(p: Any, t: Mapping[str, str], i: Any) -> Any:
+            def two(p: Any, t: Mapping[str, Any], i: Any) -> Any:
                 try:
                     return p[a][b]
                 except (KeyError, TypeError):
@@ -286,7 +372,7 @@ def _by_name(keys: tuple[Any, ...]) -> Compiled:
             return two
         case (a, b, c):
 
-            def three(p: Any, t: Mapping[str, str], i: Any) -> Any:
+            def three(p: Any, t: Mapping[str, Any], i: Any) -> Any:
                 try:
                     return p[a][b][c]
                 except (KeyError, TypeError):
@@ -294,7 +380,7 @@ def _by_name(keys: tuple[Any, ...]) -> Compiled:
 
             return three
 
-    def follow(p: Any, t: Mapping[str, str], i: Any) -> Any:
+    def follow(p: Any, t: Mapping[str, Any], i: Any) -> Any:
         try:
             for key in keys:
                 p = p[key]

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from gateway.config import FamilyFacts
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.config import FamilyFacts, KnownFamilies
 from gateway.sources.families import families
+from gateway.sources.rules import BadFamily, Family, parse_family
 
 
-def known_families() -> dict[str, FamilyFacts]:
+class _Known(KnownFamilies):
+    def read_own(
+        self, name: str, document: Mapping[str, Any]
+    ) -> tuple[FamilyFacts, Sequence[tuple[tuple[str | int, ...], str]]]:
+        try:
+            return _facts(own_family(name, document)), ()
+        except BadFamily as error:
+            # What is wrong is said once; a source that names this family shall not be faulty, too.
+            dialects = dict.fromkeys(document.get("dialects", {}), frozenset[str](document.get("options", ())))
+            facts = FamilyFacts(dialects, document.get("dialect"), frozenset(document.get("options", ())))
+            return facts, [(mistake.place, mistake.why) for mistake in error.mistakes]
+
+
+def own_family(name: str, document: Mapping[str, Any]) -> Family:
+    """A table of [rules] as a family. Raises BadFamily."""
+    return parse_family(name, {"title": name, "needs": "", **document})
+
+
+def known_families() -> KnownFamilies:
     """For `Settings.load(…, known=known_families())`."""
-    return {
-        name: FamilyFacts(
-            dialects={dialect: family.options(dialect) for dialect in family.dialects},
-            default=family.facts.dialect,
-            options=frozenset() if family.dialects else family.options(),
-        )
-        for name, family in families().items()
-    }
+    return _Known({name: _facts(family) for name, family in families().items()})
+
+
+def _facts(family: Family) -> FamilyFacts:
+    return FamilyFacts(
+        dialects={dialect: family.options(dialect) for dialect in family.dialects},
+        default=family.facts.dialect,
+        options=frozenset() if family.dialects else family.options(),
+    )

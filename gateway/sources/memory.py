@@ -83,5 +83,5 @@ class Memory(Mapping[str, Entry]):
         over = len(self._entries) - LIMIT
         if over <= 0:
             return []
-        spare = [(e["due"], key) for key, e in self._entries.items() if e["what"] in ("ended", "held")]
+        spare = [(e["due"], key) for key, e in self._entries.items() if e["what"] in ("ended", "held", "twin")]
         return [key for _, key in heapq.nsmallest(over, spare)]

@@ -1,7 +1,7 @@
 """Making one connection with paho-mqtt: name lookup, TCP, TLS, websocket handshake, CONNECT.
 
-All of that blocks inside paho, so it has a thread; what happens on the connection afterwards is `paho_link.py`. These
-two files are the only ones that know the MQTT library (Eclipse Public License 2.0 / EDL 1.0).
+All of that blocks inside paho, so it has a thread; what happens on the connection afterwards is `paho_link.py`. The
+files `paho_*.py` are the only ones that know the MQTT library (Eclipse Public License 2.0 / EDL 1.0).
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from collections.abc import Callable
 from typing import Any, Final, ParamSpec
 
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from gateway.sources.broker_target import Target
+from gateway.sources.broker_window import Cut
+from gateway.sources.paho_packet import HEADER_BYTES, Beginning
 
 OFFLINE: Final = b"offline"  # the last will, and the last word
+RECV_BYTES: Final = 64 << 10
 
 P = ParamSpec("P")
 
@@ -33,6 +36,43 @@ class Client(paho.Client):
     context: _Context | None = None
     error: BaseException | None = None  # the last one that paho only logged
     user_timeout_ms = 0
+    max_message = 1 << 20
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        packet = self._in_packet
+        if (
+            packet["have_remaining"]
+            and packet["remaining_length"] > self.max_message + HEADER_BYTES
+            and not isinstance(packet["packet"], Beginning)
+        ):
+            v5 = self._protocol == MQTTProtocolVersion.MQTTv5
+            packet["packet"] = Beginning(qos=(packet["command"] & 0x06) >> 1, v5=v5)
+        # Not as much at once as the packet has: Python would set aside that much for it.
+        return super()._sock_recv(min(bufsize, RECV_BYTES))
+
+    # QoS 2, of a session in which somebody else has subscribed with it. paho says PUBREC before anybody has seen the
+    # message (its issue 382), and with manual acknowledgement leaves a PUBREL unanswered that it does not know, so that
+    # the broker's window fills up for good. Here `ack` says PUBREC, and every PUBREL is answered (MQTT 5.0, 4.3.3).
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        code = super()._handle_publish()
+        while self._in_messages:
+            self._handle_on_message(self._in_messages.popitem()[1])
+        return code
+
+    def _send_pubrec(self, mid: int) -> MQTTErrorCode:
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def ack(self, mid: int, qos: int) -> MQTTErrorCode:
+        return super()._send_pubrec(mid) if qos == 2 else super().ack(mid, qos)
+
+    def _handle_pubrel(self) -> MQTTErrorCode:
+        return self._send_pubcomp(int.from_bytes(self._in_packet["packet"][:2], "big"))
+
+    def cut(self, kept: int) -> Cut | None:
+        """In `on_message`: what is known of the message if only its beginning was kept."""
+        packet = self._in_packet["packet"]
+        return packet.cut(kept) if isinstance(packet, Beginning) else None
 
     def _create_socket_connection(self) -> socket.socket:
         raw = self.raw = super()._create_socket_connection()
@@ -75,7 +115,7 @@ def new_client(target: Target, v5: bool) -> Client:
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=target.client_id,
-        clean_session=None if v5 else False,
+        clean_session=None if v5 else target.guest == "clean",
         protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
         transport="tcp" if target.websocket_path is None else "websockets",
         reconnect_on_failure=False,  # paho's own downgrade to 3.1 would block the event loop
@@ -83,11 +123,13 @@ def new_client(target: Target, v5: bool) -> Client:
     )
     client.user_timeout_ms = 2 * target.keepalive * 1000
     client.connect_timeout = target.connect_timeout
+    client.max_message = target.max_message
     if target.websocket_path is not None:
         client.ws_set_options(path=target.websocket_path)
     if target.username is not None:
         client.username_pw_set(target.username, target.password)
-    client.will_set(target.state_topic, OFFLINE, qos=1, retain=True)
+    if target.guest is None:
+        client.will_set(target.state_topic, OFFLINE, qos=1, retain=True)
     logger = logging.Logger("mqtt", level=logging.ERROR)  # noqa: LOG001  outside the tree: nothing else shall hear it
     logger.addHandler(_Trap(client))
     client.enable_logger(logger)
@@ -120,7 +162,7 @@ async def dial(client: Client, target: Target, v5: bool) -> None:
     def work() -> None:
         error: BaseException | None = None
         try:
-            _connect(client, target, v5)
+            connect(client, target, v5)
         except BaseException as caught:
             client.close_sockets()
             error = caught
@@ -140,7 +182,7 @@ async def dial(client: Client, target: Target, v5: bool) -> None:
         done.cancel()
 
 
-def _connect(client: Client, target: Target, v5: bool) -> None:
+def connect(client: Client, target: Target, v5: bool) -> None:
     """Blocking. Certificates are read anew each time: they are renewed while we run."""
     if target.tls:
         # PROTOCOL_TLS_CLIENT verifies certificate and host name; that cannot be switched off here.
@@ -161,8 +203,9 @@ def _connect(client: Client, target: Target, v5: bool) -> None:
     properties.ReceiveMaximum = target.receive_maximum
     # No Maximum Packet Size: the broker would throw a larger message away without telling anybody (MQTT 5.0,
     # 3.1.2.11.4). We take it whole, and what is too large is kept as unreadable.
-    # clean_start=False, not paho's default: that one deletes the session at the first connect of each process.
-    client.connect(target.host, target.port, target.keepalive, clean_start=False, properties=properties)
+    # Not paho's default for clean_start: that one deletes the session at the first connect of each process.
+    clean = target.guest == "clean"
+    client.connect(target.host, target.port, target.keepalive, clean_start=clean, properties=properties)
 
 
 def _naming(path: str, load: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

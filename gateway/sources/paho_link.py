@@ -26,6 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gateway.sources import broker_reasons
 from gateway.sources.broker_reasons import Lost, Why
 from gateway.sources.broker_target import Target
+from gateway.sources.broker_window import Cut
 from gateway.sources.paho_dial import OFFLINE, dial, new_client
 
 READ_BURST: Final = 64  # packets a turn: twice the throughput of one a turn, and about 4 ms until others run again
@@ -42,7 +43,9 @@ class Listener(Protocol):
     def accepted(self, session_present: bool, session_expiry: int | None) -> None: ...
     def subscribed(self, codes: Sequence[int]) -> None: ...
     def unsubscribed(self) -> None: ...
-    def arrived(self, mid: int, qos: int, topic: str, payload: bytes, retain: bool, dup: bool) -> None: ...
+    def arrived(
+        self, mid: int, qos: int, topic: str, payload: bytes, retain: bool, dup: bool, cut: Cut | None = None
+    ) -> None: ...
     def state_refused(self, reason: str) -> None: ...
 
 
@@ -143,7 +146,10 @@ class Link:
         if not self._greeted.done():
             self._end(Lost(Why.ENDED, "stopped"))
             return
-        self._turn(self._say_offline)
+        if self._target.guest is None:
+            self._turn(self._say_offline)
+        else:
+            self._goodbye_acked.set_result(None)
         # While reading is paused the PUBACK cannot be seen; the order of TCP alone does it then.
         if not self._paused:
             await self._wait(self._goodbye_acked, GOODBYE_SECONDS)
@@ -315,7 +321,8 @@ class Link:
             self._unsubscribe_mid = self._client.unsubscribe(list(self._unwanted))[1]
         elif self._unwanted:
             self._listener.unsubscribed()
-        self._online_mid = self._client.publish(self._target.state_topic, ONLINE, qos=1, retain=True).mid
+        if self._target.guest is None:
+            self._online_mid = self._client.publish(self._target.state_topic, ONLINE, qos=1, retain=True).mid
         if not self._filters:
             self._listener.subscribed(())
 
@@ -378,7 +385,9 @@ class Link:
         except UnicodeDecodeError as error:
             # Not allowed (MQTT 5.0, 1.5.4), but refusing it would make the broker send it again for ever.
             topic = error.object.decode("utf-8", "surrogateescape")
-        self._listener.arrived(message.mid, message.qos, topic, bytes(message.payload), message.retain, message.dup)
+        payload = bytes(message.payload)
+        cut = self._client.cut(len(payload))
+        self._listener.arrived(message.mid, message.qos, topic, payload, message.retain, message.dup, cut)
 
     # --- small things -----------------------------------------------------------------------------------------------
 

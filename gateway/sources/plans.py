@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo
 
-from gateway.config import Settings
+from gateway.config import Settings, read_zone
+from gateway.sources.arming import ArmingTerms
 from gateway.sources.families import UnknownFamily, load_family, names
+from gateway.sources.known import own_family
 from gateway.sources.rows import Plan
-from gateway.sources.rules import BadSource, CompiledSource
+from gateway.sources.rules import BadSource, CompiledSource, Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class SitePlan:
     max_open: float
     trouble_delay: float
     dedupe_window: float
+    arming: ArmingTerms | None = None
 
 
 class Plans:
@@ -51,6 +54,7 @@ class Plans:
                 table=None,
                 camera_id=source.camera_id or settings.site.camera_id,
                 recorder_id=source.recorder_id or settings.site.recorder_id,
+                arming=_arming(settings, source.camera_id),
                 **{key: shared[key] for key in SitePlan.__dataclass_fields__ if key in shared},
             )
             for table, source in settings.sources.items()
@@ -63,13 +67,27 @@ class Plans:
         return self._of_source.get((source, camera)) or self._of_any.get(camera)
 
 
+def _family(settings: Settings, name: str) -> Family:
+    """Raises UnknownFamily."""
+    own = settings.rules.get(name)
+    return load_family(name) if own is None else own_family(name, own.model_dump(exclude_unset=True))
+
+
+def _arming(settings: Settings, of_source: str | None) -> ArmingTerms | None:
+    if not settings.arming.enabled:
+        return None
+    camera_id = settings.arming.camera_id or of_source or settings.site.camera_id
+    return ArmingTerms(camera_id, settings.arming.trust_retained)
+
+
 def compile_sources(settings: Settings) -> dict[str, CompiledSource]:
     """Every configured source, ready to read. Raises BadSource, whose key is the one in the file."""
-    zone = ZoneInfo(settings.site.timezone) if settings.site.timezone else _zone_of_machine()
+    of_site = read_zone(settings.site.timezone) if settings.site.timezone else _zone_of_machine()
     compiled = {}
     for table, source in settings.sources.items():
+        zone = read_zone(source.timezone) if source.timezone else of_site
         try:
-            compiled[table] = load_family(source.family).compile_source(table, source, zone)
+            compiled[table] = _family(settings, source.family).compile_source(table, source, zone)
         except BadSource as error:
             raise BadSource(f"sources.{table}.{error.key}", error.why) from None
         except UnknownFamily:
@@ -88,4 +106,4 @@ def _zone_of_machine() -> tzinfo:
 
 def filters_of(settings: Settings) -> list[tuple[str, int]]:
     """Topic filters of all sources with their MQTT 5 retain handling: exactly what the rules need."""
-    return [pair for source in settings.sources.values() for pair in load_family(source.family).filters(source)]
+    return [pair for source in settings.sources.values() for pair in _family(settings, source.family).filters(source)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from gateway.model import (
+    EARLIEST_AT,
     EventStatus,
     EventType,
     MediaKind,
@@ -23,6 +24,9 @@ from gateway.states import EventState
 
 # Between the snapshots of one alarm: near enough to show the same person, far enough to show another picture.
 SNAPSHOT_STEP_MS: Final = 2000
+_LIFE_MS: Final = 60_000  # wall time less ticks stays the same in one life, and differs from the one of any other
+# A beginning this far in the future was dated by a clock that was wrong.
+_AHEAD_MS: Final = 5 * 60_000
 
 
 class Plan(Protocol):
@@ -89,6 +93,10 @@ def identify(
         return derive_event_id(*parts, "id", reading.source_id, reading.started), {}
     if reading.source_id is not None:
         window = str(message.received_at // max(window_ms, 1))
+        if message.received_at < EARLIEST_AT:
+            # A clock that begins anew in 1970 with each power cut, like the ids of some equipment: two lives of the
+            # gateway must not be one window, or the first alarm after the cut would pass for one from before it.
+            window += f" {(message.received_at - message.received_ticks) // _LIFE_MS}"
         return derive_event_id(*parts, "id in", reading.source_id, window), {}
     if reading.started is not None:
         return derive_event_id(*parts, "time", reading.state_key, reading.started), {}
@@ -125,7 +133,7 @@ def begin_row(
 ) -> NewEvent:
     wanted: tuple[MediaWanted, ...] = ()
     if plan is not None and state is EventState.PENDING and reading.event_type is EventType.ALARM:
-        wanted = media_wanted(plan, reading.media, judged.event_at, clock_offset)
+        wanted = media_wanted(plan, dict(reading.media), judged.event_at, clock_offset)
     return NewEvent(
         event_id=event_id,
         state=state,
@@ -147,7 +155,7 @@ def begin_row(
         reason=reason,
         topic=message.topic,
         age_unknown_ms=judged.age_unknown_ms,
-        details=details,
+        details=dict(details),
         media=wanted,
     )
 
@@ -216,7 +224,7 @@ def restore_row(
         recorder_id=begin["recorder_id"],
         camera_id=begin["camera_id"],
         signal=begin["signal"],
-        event_at=max(event_at, begin["at"]),
+        event_at=event_at if begin["at"] > received_at + _AHEAD_MS else max(event_at, begin["at"]),
         received_at=received_at,
         received_ticks=received_ticks,
         source_id=begin["id"],

@@ -16,13 +16,21 @@ from pydantic import ValidationError
 
 from gateway.model import Message, Reading
 from gateway.sources import language
-from gateway.sources.compiled import BadKey, CompiledRule, Ignored, Unreadable
-from gateway.sources.topics import BadPattern, TopicPattern, compile_pattern, refuse_wildcards
+from gateway.sources.compiled import Answer, BadKey, CompiledRule, Ignored, Surroundings, Unreadable, strongest
+from gateway.sources.topics import (
+    BadPattern,
+    TopicPattern,
+    compile_pattern,
+    is_covered,
+    refuse_wildcards,
+    without_covered,
+)
+from gateway.sources.values import word
 
 __all__ = ["BadFamily", "BadSource", "CompiledSource", "Family", "Ignored", "Unreadable", "parse_family"]
 
 # Options that a source may have beyond these are added here when a family needs them.
-OPTIONS: Final[Mapping[str, Any]] = {"labels": (), "zones": (), "min_score": None}
+OPTIONS: Final[Mapping[str, Any]] = {"labels": (), "zones": (), "min_score": None, "time_format": None}
 
 # MQTT 5.0, 3.8.3.1: 0 = retained values at every subscribe, 1 = only for a new subscription, 2 = never.
 RETAIN_HANDLING: Final = {"availability": 0, "arming": 0, "alarm_state": 1, "momentary": 2}
@@ -31,12 +39,24 @@ _REMEMBERED_TOPICS: Final = 2048  # a site has some hundred; the memory for matc
 _REMEMBERED_LENGTH: Final = 512
 
 
-class BadFamily(Exception):
-    """A family file that cannot be used; `faults` are sentences with file, key and what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong with a family: where in its file, and what."""
 
-    def __init__(self, name: str, faults: list[str]) -> None:
-        super().__init__("; ".join(f"families/{name}.toml: {fault}" for fault in faults))
-        self.faults = faults
+    place: tuple[int | str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.place).lstrip(".")
+        return f"{key}: {self.why}" if key else self.why
+
+
+class BadFamily(Exception):
+    """A family that cannot be used; `mistakes` are all that is wrong with it."""
+
+    def __init__(self, name: str, mistakes: list[Mistake]) -> None:
+        super().__init__("; ".join(f"families/{name}.toml: {mistake}" for mistake in mistakes))
+        self.mistakes = mistakes
 
 
 class BadSource(Exception):
@@ -62,6 +82,8 @@ class SourceSettings(Protocol):
     def zones(self) -> tuple[str, ...]: ...
     @property
     def min_score(self) -> float | None: ...
+    @property
+    def time_format(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +95,11 @@ class Family:
     def dialects(self) -> tuple[str, ...]:
         return tuple(self.facts.dialects)
 
+    @property
+    def maps(self) -> dict[str, dict[str, Any]]:
+        """As `look_up` wants them: by words."""
+        return {name: {word(key) or key: to for key, to in table.items()} for name, table in self.facts.maps.items()}
+
     def options(self, dialect: str | None = None) -> frozenset[str]:
         """The options of a dialect; without one, of all dialects together."""
         chosen = self.facts.dialects.values() if dialect is None else [self.facts.dialects[dialect]]
@@ -82,10 +109,15 @@ class Family:
         """Topic filters to subscribe, each with its MQTT 5 retain handling; nothing broader than the rules need."""
         handling: dict[str, int] = {}
         for rule in self._rules(self._dialect(source)):
-            topic_filter = self._pattern(rule, source).filter
-            wanted = RETAIN_HANDLING[rule.topic_kind]
-            handling[topic_filter] = min(wanted, handling.get(topic_filter, wanted))
-        return list(handling.items())
+            if rule.ignored is not None and not rule.heartbeat:
+                continue
+            wanted = RETAIN_HANDLING[rule.topic_kind or "momentary"]
+            if wanted == 1 and rule.event_type != "alarm":
+                wanted = 0  # what says both: a retained trouble is the truth of now, a retained alarm is dropped
+            for topic_filter in self._pattern(rule, source).filters:
+                handling[topic_filter] = min(wanted, handling.get(topic_filter, wanted))
+        kept = without_covered(handling)
+        return [(f, min(h for other, h in handling.items() if is_covered(other, f))) for f in kept]
 
     def compile_source(self, table: str, source: SourceSettings, zone: tzinfo = UTC) -> CompiledSource:
         """Raises BadSource for settings that this family cannot follow."""
@@ -96,10 +128,9 @@ class Family:
             if value != OPTIONS[name] and name not in known:
                 spoken = f"{self.name} in dialect {dialect}" if dialect else self.name
                 raise BadSource(name, f"{spoken} does not know it; it knows {', '.join(sorted(known)) or 'no options'}")
-        ignored = frozenset(source.ignore)
+        around = Surroundings(table, options, frozenset(source.ignore), zone, self.maps)
         rules = [
-            (self._pattern(rule, source), CompiledRule(table, rule, options, ignored, zone, self._captures(rule)))
-            for rule in self._rules(dialect)
+            (self._pattern(rule, source), CompiledRule(rule, _captures(rule), around)) for rule in self._rules(dialect)
         ]
         return CompiledSource(table, self.name, rules)
 
@@ -113,17 +144,19 @@ class Family:
     def _rules(self, dialect: str | None) -> list[language.Rule]:
         return [rule for rule in self.facts.rule if not rule.dialects or dialect in rule.dialects]
 
+    def _prefixes(self, dialect: str | None) -> tuple[str, ...]:
+        of_dialect = None if dialect is None else self.facts.dialects[dialect].topic_prefix
+        return of_dialect or self.facts.topic_prefix or ()
+
     def _pattern(self, rule: language.Rule, source: SourceSettings) -> TopicPattern:
-        prefix = source.topic_prefix if source.topic_prefix is not None else self.facts.topic_prefix
+        prefixes = self._prefixes(self._dialect(source))
         try:
             if source.topic_prefix is not None:
                 refuse_wildcards(source.topic_prefix)
-            return compile_pattern(rule.topic, prefix)
+                prefixes = (source.topic_prefix,)
+            return compile_pattern(rule.topic, prefixes)
         except BadPattern as error:
             raise BadSource("topic_prefix", str(error)) from None
-
-    def _captures(self, rule: language.Rule) -> frozenset[str]:
-        return compile_pattern(rule.topic, "any").captures
 
 
 def parse_family(name: str, document: Mapping[str, Any]) -> Family:
@@ -131,33 +164,52 @@ def parse_family(name: str, document: Mapping[str, Any]) -> Family:
     try:
         facts = language.FamilyFile.model_validate(document)
     except ValidationError as error:
-        raise BadFamily(name, [f"{_key(e['loc'])}: {e['msg']}" for e in error.errors()]) from None
-    faults = []
+        raise BadFamily(name, [Mistake(_place(e["loc"], document), e["msg"]) for e in error.errors()]) from None
+    mistakes = []
     if facts.dialects and facts.dialect not in facts.dialects:
-        faults.append("dialect: the default is one of the dialects")
-    options = {*facts.options, *(o for d in facts.dialects.values() for o in d.options)} - OPTIONS.keys()
-    faults += [f"options: {option} is no option; there are {', '.join(OPTIONS)}" for option in sorted(options)]
-    if len({rule.name for rule in facts.rule}) != len(facts.rule):
-        faults.append("rule: two rules have one name")
+        mistakes.append(Mistake(("dialect",), "the default is one of the dialects"))
+    unknown = {*facts.options, *(o for d in facts.dialects.values() for o in d.options)} - OPTIONS.keys()
+    known = ", ".join(OPTIONS)
+    mistakes += [Mistake(("options",), f"{option} is no option; there are {known}") for option in sorted(unknown)]
     family = Family(name, facts)
+    around = Surroundings("", OPTIONS, frozenset(), UTC, family.maps)
+    names: set[str] = set()
     for position, rule in enumerate(facts.rule):
-        where = f"rule[{position}] ({rule.name})"
-        unknown = [d for d in rule.dialects if d not in facts.dialects]
-        faults += [f"{where}.dialects: {dialect} is no dialect of this family" for dialect in unknown]
+        here = ("rule", position)
+        if rule.name in names:
+            mistakes.append(Mistake((*here, "name"), f"two rules have one name: {rule.name}"))
+        names.add(rule.name)
+        strange = [d for d in rule.dialects if d not in facts.dialects]
+        mistakes += [Mistake((*here, "dialects"), f"{dialect} is no dialect of this family") for dialect in strange]
         try:
-            compile_pattern(rule.topic, facts.topic_prefix or "any")
-            CompiledRule("", rule, OPTIONS, frozenset(), UTC, family._captures(rule))
+            compile_pattern(rule.topic, facts.topic_prefix or ("any",))
+            CompiledRule(rule, _captures(rule), around)
         except BadPattern as error:
-            faults.append(f"{where}.topic: {error}")
+            mistakes.append(Mistake((*here, "topic"), str(error)))
         except BadKey as error:
-            faults.append(f"{where}.{error}")
-    if faults:
-        raise BadFamily(name, faults)
+            mistakes.append(Mistake((*here, *error.key.split(".")), error.why))
+    if mistakes:
+        raise BadFamily(name, mistakes)
     return family
 
 
-def _key(loc: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+def _captures(rule: language.Rule) -> frozenset[str]:
+    return compile_pattern(rule.topic, ("any",)).captures
+
+
+def _place(loc: tuple[int | str, ...], document: Any) -> tuple[int | str, ...]:
+    """The part of pydantic's place that stands in the file: it names alternatives of a union, too."""
+    place: list[int | str] = []
+    for part in loc:
+        if isinstance(document, Mapping):
+            place.append(part)
+            document = document.get(part)
+        elif isinstance(document, list) and isinstance(part, int) and part < len(document):
+            place.append(part)
+            document = document[part]
+        else:
+            break
+    return tuple(place)
 
 
 class CompiledSource:
@@ -173,14 +225,26 @@ class CompiledSource:
         return bool(self._matching(topic))
 
     def read(self, message: Message) -> list[Reading] | Ignored | Unreadable:
+        """What the first rule that applies says; with `also`, what the next one says, too."""
         matching = self._matching(message.topic)
         if not matching:
             return Ignored(f"no rule of {self.family} for this topic")
+        readings: list[Reading] = []
+        others: list[Answer] = []
         for rule, captures in matching:
             answer = rule.read(message, captures)
-            if answer is not None:
+            if answer is None:
+                continue
+            if not rule.also and not readings and not others:
                 return answer
-        return Ignored(f"no rule of {self.family} applies to this message")
+            if isinstance(answer, list):
+                readings += answer
+            else:
+                others.append(answer)
+            if not rule.also:
+                break
+        found = readings or strongest(others)
+        return found or Ignored(f"no rule of {self.family} applies to this message")
 
     def _matching(self, topic: str) -> list[tuple[CompiledRule, dict[str, str]]]:
         known = self._matches.get(topic)

@@ -5,13 +5,12 @@ Milliseconds are cut off, never rounded, so that an event is never dated after w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, Final
-
-FORMATS: Final = ("unix", "unix_ms", "iso8601")
 
 # CHeKT Event API v0.8 suggests the time of receipt when the source's clock is off by more than 5 minutes (Q20).
 SKEW_LIMIT_MS: Final = 5 * 60 * 1000
@@ -21,9 +20,17 @@ _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01; a unix time in milliseconds
 
 
 def read_time(value: Any, formats: Sequence[str], zone: tzinfo) -> int | None:
-    """The first format that fits decides; None for what is no time between 1970 and 2100. `zone` is for local times."""
+    """The first format that fits decides; None for what is no time between 1970 and 2100. `zone` is for local times.
+
+    `unix` (seconds), `unix_ms`, `iso8601`, `iso8601_utc` (UTC where it names no zone), or a pattern of strptime.
+    """
     for name in formats:
-        read = _iso8601(value, zone) if name == "iso8601" else _unix(value, 1000 if name == "unix" else 1)
+        if name in ("iso8601", "iso8601_utc"):
+            read = _iso8601(value, zone if name == "iso8601" else UTC)
+        elif name in ("unix", "unix_ms"):
+            read = _unix(value, 1000 if name == "unix" else 1)
+        else:
+            read = _by_pattern(value, name, zone)
         if read is not None and _EARLIEST_MS < read < _LATEST_MS:
             return read
     return None
@@ -41,16 +48,33 @@ def _unix(value: Any, factor: int) -> int | None:
     return int(value * factor) if 0 <= value < _LATEST_MS else None
 
 
+# Longer than any time. Nanoseconds (Go, Java) are read, cut to microseconds; `2024-01-22T11:47:0500:00` of some
+# Hikvision firmware has lost the sign of its offset and is no time: the receipt counts, the text is kept.
+_MAX_LENGTH: Final = 48
+
+
 def _iso8601(value: Any, zone: tzinfo) -> int | None:
-    if type(value) is not str or len(value) > 40:
+    if type(value) is not str or len(value) > _MAX_LENGTH:
         return None
     try:
-        read = datetime.fromisoformat(value.strip())
-        if read.tzinfo is None:
-            read = read.replace(tzinfo=zone)
-        return (read - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+        return _milliseconds(datetime.fromisoformat(value.strip()), zone)
     except (ValueError, OverflowError):
         return None
+
+
+def _by_pattern(value: Any, pattern: str, zone: tzinfo) -> int | None:
+    if type(value) is not str or len(value) > _MAX_LENGTH:
+        return None
+    try:
+        return _milliseconds(datetime.strptime(value.strip(), pattern), zone)  # noqa: DTZ007, the zone is given there
+    except (ValueError, OverflowError, re.error):
+        return None
+
+
+def _milliseconds(read: datetime, zone: tzinfo) -> int:
+    if read.tzinfo is None:
+        read = read.replace(tzinfo=zone)
+    return (read - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +122,20 @@ def judge_time(
     if event_at + shift > received_at + SKEW_LIMIT_MS:
         return Judged(received_at, received_at - event_at, event_at, None, waited_ms)
     return Judged(event_at + shift, shift, event_at if shift else None, None, waited_ms if offset is None else None)
+
+
+def judge_again(
+    event_at: int, received_at: int, right_at: int, details: Mapping[str, Any], age_unknown_ms: int | None
+) -> int:
+    """When it happened, now that its receipt was at `right_at` and not at `received_at`: our own clock was wrong.
+
+    The equipment's own time is believed as `judge_time` would have, had our clock been right; what was reckoned from
+    our clock moves with it.
+    """
+    device_time = read_time(details.get("device_time"), ("iso8601",), UTC)
+    if device_time is None and event_at == received_at:
+        return right_at
+    believed = event_at if device_time is None else device_time
+    if abs(believed - right_at) <= SKEW_LIMIT_MS or (age_unknown_ms is not None and 0 < believed <= right_at):
+        return believed
+    return event_at + right_at - received_at

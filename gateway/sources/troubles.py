@@ -3,8 +3,9 @@
 A trouble is sent after it has lasted for `trouble_delay` without a word to the contrary: bridges say `offline` at each
 start, cameras reboot. While a recorder itself is in trouble, those of its cameras are not news; they wait until it is
 back and has had the delay to speak for them. A trouble that was sent is restored when the equipment says so, never by
-a timer, whatever `send_restore` says. Without a camera_id to report it under, a trouble stays local: remembered, for
-`status` to show. Pure.
+a timer, whatever `send_restore` says; only what never says it (a tampering that is told once, a video loss that is
+repeated while it lasts) is over after a silence. Without a camera_id to report it under, a trouble stays local:
+remembered, for `status` to show. Pure.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def decide_trouble(
             return Decision("ignored", "no trouble is open")
         return _good(key, entry, message, memory, judged, location_id)
     if entry is not None:
-        return Decision("ignored", "this trouble is known")
+        return Decision("ignored", "this trouble is known", memory=_heard_again(key, entry, message))
+    if not reading.opens:
+        return Decision("ignored", "no trouble is open")
     if plan is None:
         return Decision("ignored", f"camera {reading.camera!r} is not configured: its troubles are not reported")
     event_id, changes = identify(reading, message, milliseconds(plan.dedupe_window), memory, location_id)
@@ -56,17 +59,22 @@ def decide_trouble(
         details=reading.details,
         clock_offset=None,
     )
-    delay = milliseconds(plan.trouble_delay)
-    changes[key] = {
+    # What is told once and never taken back cannot be waited for.
+    delay = 0 if reading.pulse_seconds is not None else milliseconds(plan.trouble_delay)
+    silence = reading.pulse_seconds if reading.pulse_seconds is not None else reading.quiet_seconds
+    entry = {
         **remembered(row),
         "what": "trouble",
-        "due": message.received_ticks + delay,
         "delay": delay,
         "open": False,
+        "silence_ms": None if silence is None else milliseconds(silence),
+        "last_at": message.received_at,
+        "last_ticks": message.received_ticks,
         "received_at": message.received_at,
         "age_unknown_ms": row.age_unknown_ms,
         "details": dict(row.details),
     }
+    changes[key] = _timed(entry, message.received_ticks + delay)
     waiting = f"becomes a trouble if it lasts for {plan.trouble_delay:g} s"
     if row.camera_id is None:
         waiting = f"local only: no camera_id configured for {reading.camera or reading.source}"
@@ -99,12 +107,51 @@ def _good(
     return Decision("stored", None, (restore,), changes)
 
 
+def _timed(entry: Entry, opens_at: int | None) -> dict[str, Any]:
+    """With the next moment that wants attention: when the trouble is sent, or when its silence has lasted."""
+    silence = entry.get("silence_ms")
+    closes_at = None if silence is None else entry["last_ticks"] + silence
+    moments = [moment for moment in (opens_at, closes_at) if moment is not None]
+    return {**entry, "opens_at": opens_at, "due": min(moments, default=None)}
+
+
+def _heard_again(key: str, entry: Entry, message: Message) -> Changes:
+    if entry.get("silence_ms") is None:
+        return {}
+    again = {**entry, "last_ticks": message.received_ticks, "last_at": message.received_at}
+    return {key: _timed(again, entry["opens_at"])}
+
+
+def trouble_due(
+    key: str, entry: Entry, memory: Mapping[str, Entry], now_ticks: int, *, location_id: str, connected: bool
+) -> Decision:
+    """What the passing of time comes to. Without a connection nothing is heard, and nothing is concluded from that."""
+    if not connected:
+        opens_at = None if entry["open"] else now_ticks + max(entry["delay"], 1000)
+        later = _timed({**entry, "last_ticks": now_ticks}, opens_at)
+        return Decision("ignored", "nothing is heard", memory={key: later})
+    silence = entry.get("silence_ms")
+    if silence is None or entry["last_ticks"] + silence > now_ticks:
+        return open_due(key, entry, memory, now_ticks, location_id)
+    if not entry["open"] or entry["camera_id"] is None:
+        return Decision("closing", "over before it became a trouble", memory={key: None})
+    restore = restore_row(
+        entry,
+        location_id=location_id,
+        event_at=entry["last_at"] + silence,
+        received_at=entry["last_at"] + silence,
+        received_ticks=now_ticks,
+        details={"ended_by": "silence"},
+    )
+    return Decision("stored", None, (restore,), {key: None})
+
+
 def open_due(key: str, entry: Entry, memory: Mapping[str, Entry], now_ticks: int, location_id: str) -> Decision:
     """The trouble has lasted for its delay: it is sent, unless the recorder's own trouble explains it."""
     if entry["source_camera"] is not None and _recorder_is_away(memory, entry["source"]):
-        later = {**entry, "due": now_ticks + max(entry["delay"], 1000)}
+        later = _timed(entry, now_ticks + max(entry["delay"], 1000))
         return Decision("ignored", "the recorder itself is in trouble", memory={key: later})
-    changes: Changes = {key: {**entry, "due": None, "open": True}}
+    changes: Changes = {key: _timed({**entry, "open": True}, None)}
     if entry["camera_id"] is None:
         reason = f"local only: no camera_id configured for {entry['source_camera'] or entry['source']}"
         return Decision("ignored", reason, memory=changes)
@@ -144,9 +191,11 @@ def postponed(memory: Mapping[str, Entry], now_ticks: int, source: str | None = 
     before may be over by now, and the equipment has not been heard yet.
     """
     return {
-        key: {**entry, "due": now_ticks + entry["delay"]}
+        key: _timed({**entry, "last_ticks": now_ticks}, None if entry["open"] else now_ticks + entry["delay"])
         for key, entry in memory.items()
-        if entry["what"] == "trouble" and not entry["open"] and source in (None, entry["source"])
+        if entry["what"] == "trouble"
+        and source in (None, entry["source"])
+        and not (entry["open"] and entry.get("silence_ms") is None)
     }
 
 

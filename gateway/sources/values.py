@@ -5,6 +5,9 @@ None of them fails, each takes any decoded value, and each says None where there
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -54,6 +57,19 @@ def word(value: Any) -> str | None:
     return None if read is None else read.lower()
 
 
+# Every way of writing yes and no that equipment was seen to use; "1" and "2" of one family are not among the twos.
+_TRUE: Final = frozenset({"true", "1", "on", "yes", "active", "alarm", "detected", "open"})
+_FALSE: Final = frozenset({"false", "0", "off", "no", "inactive", "clear", "cleared", "none", "closed", "idle"})
+
+
+def truth(value: Any) -> str | None:
+    """`true` or `false` for every spelling of them; any other word as it is, for the map to ignore with a reason."""
+    said = word(value)
+    if said in _TRUE:
+        return "true"
+    return "false" if said in _FALSE else said
+
+
 def texts(value: Any, at_most: int = MAX_WORDS) -> list[str]:
     """The usable names of a list, at most 32; of a single name, a list of it."""
     if type(value) is not list:
@@ -73,6 +89,71 @@ def without_suffix(value: Any, suffix: str) -> Any:
     if type(value) is list:
         return [e.removesuffix(suffix) if type(e) is str else e for e in value]
     return value.removesuffix(suffix) if type(value) is str else value
+
+
+def without_prefix(value: Any, prefix: str) -> Any:
+    return value.removeprefix(prefix) if type(value) is str else value
+
+
+def starts_with(value: Any, prefix: str) -> bool:
+    return type(value) is str and value.startswith(prefix)
+
+
+def before(value: Any, separator: str) -> str | None:
+    """The part of a text before the first separator; all of it where there is none."""
+    return value.partition(separator)[0] if type(value) is str else None
+
+
+def first(value: Any) -> Any:
+    """The first element of a list; anything else as it is. XML that became JSON wraps single values so."""
+    return (value[0] if value else None) if type(value) is list else value
+
+
+def joined(separator: str, *parts: Any) -> str | None:
+    """The texts among the parts with the separator between them; None where there is none."""
+    return separator.join(said for part in parts if (said := text(part)) is not None) or None
+
+
+def levels(topic: Any, start: int, end: int) -> str | None:
+    """Some levels of a topic, counted from 0; `end` is not among them."""
+    return ("/".join(topic.split("/")[start:end]) or None) if type(topic) is str else None
+
+
+def digits_after(value: Any, prefix: str) -> str | None:
+    """`Device2Scenario1` after `Device` -> `2`; None where the text begins otherwise."""
+    if type(value) is not str or not value.startswith(prefix):
+        return None
+    rest = value[len(prefix) :]
+    return rest[: len(rest) - len(rest.lstrip("0123456789"))] or None
+
+
+_NAMESPACE: Final = re.compile(r"(^|/)(?:tns:[a-z]+/|[A-Za-z][A-Za-z0-9_-]*:)")
+
+
+def without_namespaces(topic: Any) -> str | None:
+    """`tns1:Device/tnsaxis:Sensor/PIR`, and Axis's `tns:onvif/Device/tns:axis/Sensor/PIR` -> `Device/Sensor/PIR`."""
+    return _NAMESPACE.sub(r"\1", topic) if type(topic) is str else None
+
+
+def look_up(table: Any, *keys: Any) -> Any:
+    """What a table of the family says of the first key that it has; keys are compared as words."""
+    if isinstance(table, Mapping):
+        for key in keys:
+            found = table.get(word(key))
+            if found is not None:
+                return found
+    return None
+
+
+def reads_as(unix: Any, clock: Any) -> bool:
+    """True if a unix time, read as UTC, shows the same date and time as a text of local time.
+
+    So it does in equipment that writes its local time as if it were UTC.
+    """
+    seconds = number(unix)
+    if seconds is None or not 0 <= seconds < 10**11 or type(clock) is not str:
+        return False
+    return f"{datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%d %H:%M:%S}" == clock.strip().replace("T", " ")[:19]
 
 
 def coalesce(*values: Any) -> Any:

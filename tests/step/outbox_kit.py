@@ -70,11 +70,11 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.clock = FakeClock()
-        self.store: Store = None  # type: ignore[assignment]
+        self.store: Store
 
     async def open(self) -> Store:
         def make_clock(base: int) -> FakeClock:
-            self.clock = FakeClock(wall=self.clock.wall, ticks=max(base, 1_000_000) if self.store is None else base)
+            self.clock = FakeClock(wall=self.clock.wall, ticks=max(base, 1_000_000))
             return self.clock
 
         self.store = await Store.open(self.path, make_clock=make_clock, compose=compose)

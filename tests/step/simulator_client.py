@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import uuid
@@ -9,6 +10,8 @@ from typing import Any
 
 import aiohttp
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from yarl import URL
 
 from gateway.simulator.cloud import Cloud
@@ -32,6 +35,13 @@ GOOD_EVENT: dict[str, Any] = {
 }
 JPEG = b"\xff\xd8\xff\xe0" + b"practice" * 2000 + b"\xff\xd9"
 MP4 = b"\x00\x00\x00\x14ftypisom\x00\x00\x02\x00isom" + b"practice" * 20000
+
+
+@functools.cache  # tens of milliseconds each
+def _parsed(pem: bytes) -> RSAPrivateKey:
+    key = load_pem_private_key(pem, None)
+    assert isinstance(key, RSAPrivateKey)
+    return key
 
 
 class Answer:
@@ -72,7 +82,8 @@ class Partner:
         self, key: bytes | str | None = None, algorithm: str = "RS256", kid: str | None = "practice-key", **changed: Any
     ) -> str:
         headers = {} if kid is None else {"kid": kid}
-        return jwt.encode(self.claims(**changed), key or self.cloud.practice_key, algorithm=algorithm, headers=headers)
+        secret = key or _parsed(self.cloud.practice_key)
+        return jwt.encode(self.claims(**changed), secret, algorithm=algorithm, headers=headers)
 
     async def ask_token(self, assertion: str | None = None, **changed: Any) -> Answer:
         fields = {

@@ -50,6 +50,7 @@ def tls_lines(certificates: Certificates, *, client: bool = False, **issue: Any)
     return lines
 
 
+@pytest.mark.slow
 @needs_mosquitto
 @both
 @pytest.mark.parametrize("transport", ["mqtt", "mqtts", "ws", "wss"])

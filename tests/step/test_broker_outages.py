@@ -154,6 +154,7 @@ async def test_a_network_that_breaks_is_no_gap(broker: Mosquitto) -> None:
         assert running.gaps == []
 
 
+@pytest.mark.slow
 async def test_a_broker_that_no_longer_answers_is_left(broker: Mosquitto) -> None:
     """Half-open: TCP is up, nobody is there. Noticed after at most two keepalives, by our own ping."""
     async with Running(broker.url, timing=replace(QUICK, keepalive=1, connect_timeout=0.5)) as running:
@@ -164,6 +165,7 @@ async def test_a_broker_that_no_longer_answers_is_left(broker: Mosquitto) -> Non
         await running.connected()
 
 
+@pytest.mark.slow
 async def test_an_idle_connection_is_kept_by_pings(broker: Mosquitto) -> None:
     async with Running(broker.url, timing=replace(QUICK, keepalive=1)) as running:
         await until(at_least(broker, "PINGREQ", 3), timeout=20)
@@ -173,6 +175,7 @@ async def test_an_idle_connection_is_kept_by_pings(broker: Mosquitto) -> None:
 # --- slow steps behind it -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @both
 async def test_20000_messages_at_once_keep_their_place_in_the_broker(broker: Mosquitto, protocol: Protocol) -> None:
@@ -231,6 +234,7 @@ async def test_large_messages_pause_reading_before_their_number_does(broker: Mos
         assert [payload[0][0] for payload in payloads] == list(range(40))
 
 
+@pytest.mark.slow
 async def test_qos_0_cannot_flood_the_memory(broker: Mosquitto) -> None:
     """It is not acknowledged, so it counts while it waits here."""
     async with (
@@ -247,6 +251,7 @@ async def test_qos_0_cannot_flood_the_memory(broker: Mosquitto) -> None:
         assert running.facts["connections"] == 1
 
 
+@pytest.mark.slow
 async def test_a_broken_connection_while_paused_is_noticed_by_the_next_ping(tmp_path: Path) -> None:
     """Nobody reads the socket then."""
     async with Mosquitto(tmp_path) as broker:

@@ -270,6 +270,7 @@ def test_any_other_host_must_have_a_good_certificate(host: str) -> None:
     assert not is_of_the_site(host)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize(
     "flags", ["+faststart", "frag_keyframe+empty_moov", "frag_keyframe+empty_moov+default_base_moof", ""]

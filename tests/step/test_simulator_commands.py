@@ -115,6 +115,7 @@ async def test_a_key_that_is_none_is_said_plainly(tmp_path: Path) -> None:
         assert b"Traceback" not in talk
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 async def test_the_demo_confirms_everything_and_ends(tmp_path: Path) -> None:
     async with command("demo", "--once", TMPDIR=str(tmp_path)) as process:
@@ -126,6 +127,7 @@ async def test_the_demo_confirms_everything_and_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_the_demo_runs_with_the_broker_of_the_demo_extra(tmp_path: Path) -> None:
     pytest.importorskip("amqtt", reason="the demo extra is not installed")
     async with command("demo", "--once", "--broker", "amqtt", TMPDIR=str(tmp_path)) as process:
@@ -141,6 +143,7 @@ def test_a_machine_without_a_broker_is_told_what_to_install(monkeypatch: pytest.
         find_broker()
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_demo_ends_its_children_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:

@@ -395,6 +395,7 @@ def flood(db: sqlite3.Connection) -> None:
     db.execute("UPDATE event SET camera_id = 'flood' WHERE seq <= (SELECT count(*) FROM event) / 2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prepare", "wish"),
     [

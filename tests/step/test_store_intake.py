@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ async def test_a_duplicate_changes_nothing(tmp_path: Path) -> None:
 async def test_every_message_ends_as_exactly_one_thing(tmp_path: Path) -> None:
     """Of several rows of one message only the first counts; the gateway's own events end no message."""
     async with open_outbox(tmp_path / "outbox.db") as outbox:
-        nobody = {"camera_id": None, "camera": None}
+        nobody: dict[str, Any] = {"camera_id": None, "camera": None}
         await outbox.add(
             outbox.alarm("a"),
             outbox.alarm("a-too"),

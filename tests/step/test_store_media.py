@@ -38,6 +38,17 @@ async def test_a_picture_is_fetched_at_once_and_a_clip_when_its_window_has_passe
         assert clip.fetch_until_ticks == began + 20_000 + FETCH_PATIENCE_MS
 
 
+async def test_an_equipment_clock_that_runs_ahead_does_not_delay_its_pictures(tmp_path: Path) -> None:
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        ahead = outbox.clock.wall + 86_400_000
+        snapshot = type(SNAPSHOT)(SNAPSHOT.kind, 0, ahead, ahead, {})
+        clip = type(CLIP)(CLIP.kind, 0, ahead - 10_000, ahead + 20_000, {})
+        await outbox.add(outbox.alarm("a", event_at=ahead, media=(snapshot, clip)))
+        assert [media.kind for media in await outbox.store.media_to_fetch(5)] == [SNAPSHOT.kind]
+        outbox.clock.advance(30)  # the length of the window, and no more
+        assert [media.kind for media in await outbox.store.media_to_fetch(5)] == [SNAPSHOT.kind, CLIP.kind]
+
+
 async def test_the_way_of_a_picture(tmp_path: Path) -> None:
     """Waiting for its file; file and slot; uploaded; done. Each step is there after a restart."""
     async with open_outbox(tmp_path / "outbox.db") as outbox:

@@ -25,7 +25,7 @@ from gateway.outbox.database import (
     statements,
 )
 from gateway.outbox.ledger import Ledger
-from gateway.outbox.store import SchemaTooNew, Store, StoreDamaged, StoreError, StoreForeign, StoreInUse
+from gateway.outbox.store import SchemaTooNew, Store, StoreError, StoreForeign, StoreInUse
 from tests.fakes.clock import FakeClock
 from tests.step.outbox_kit import in_the_writer, open_outbox
 
@@ -177,17 +177,6 @@ async def test_a_first_start_that_the_power_cut_short_is_done_again(tmp_path: Pa
     assert half.stat().st_size > 0
     async with open_outbox(half) as outbox:
         await outbox.add(outbox.alarm("a"))
-
-
-async def test_a_damaged_file_is_named_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "outbox.db"
-    async with open_outbox(path) as outbox:
-        await outbox.add(*(outbox.alarm(f"a{n}") for n in range(100)))
-    with path.open("r+b") as file:
-        file.seek(100)
-        file.write(b"\xff" * 20_000)
-    with pytest.raises(StoreDamaged, match="damaged"):
-        await Store.open(path, make_clock=FakeClock)
 
 
 async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:

@@ -84,10 +84,9 @@ CLOSED = {"ready": 0, "next_at": NEVER, "closed_ticks": 0}
 def insert(tmp_path: Path, changes: dict[str, Any]) -> None:
     opened = open_database(tmp_path / "outbox.db")
     row = BASE | changes
+    statement = f"INSERT INTO event ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - our own names
     try:
-        opened.db.execute(
-            f"INSERT INTO event ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
-        )
+        opened.db.execute(statement, list(row.values()))
     finally:
         opened.close()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog.testing
 
+from gateway.app import STUCK_SECONDS
 from gateway.bell import Bell
 from gateway.media.files import best_name_of
 from gateway.model import MediaKind
@@ -208,3 +210,29 @@ async def test_a_full_disk_rings_and_is_served_at_once(world: World) -> None:
     await looked.wait()
     stop.set()
     await running
+
+
+class Patience(Bell):
+    """Nobody rings; the time that is waited passes at once."""
+
+    def __init__(self, enough_seconds: float) -> None:
+        super().__init__()
+        self.left = enough_seconds
+        self.longest = 0.0
+
+    async def wait(self, stop: asyncio.Event, timeout: float) -> bool:
+        self.longest = max(self.longest, timeout)
+        self.left -= timeout
+        if self.left < 0:
+            stop.set()
+        return False
+
+
+async def test_upkeep_that_waits_is_not_taken_for_stuck(world: World) -> None:
+    """Else the watchdog is not fed, and systemd kills the gateway every few minutes."""
+    beats: list[float] = []
+    bell = Patience(1800)
+    await upkeep(world, bell=bell, beat=lambda: beats.append(bell.left)).run(asyncio.Event())
+    silences = [before - after for before, after in pairwise(beats)]
+    assert max(silences) < STUCK_SECONDS / 2
+    assert bell.longest < STUCK_SECONDS / 2

@@ -80,3 +80,4 @@ async def premises(tmp_path: Path) -> AsyncIterator[Premises]:
         await gateway.end()
         await cloud.stop()
         await broker.stop()
+    gateway.check_conservation()

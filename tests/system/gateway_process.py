@@ -35,6 +35,7 @@ url = "{broker_url}"
 
 [outbox]
 path = "{folder}/outbox.db"
+reserve = "1MiB"
 
 [delivery]
 stale_after = "off"
@@ -64,6 +65,8 @@ class GatewayProcess:
     _socket: socket.socket | None = None
     _starts: int = 0
     _log_from: int = 0
+    _may_end: bool = False
+    _minding: asyncio.Task[None] | None = None
 
     @property
     def outbox(self) -> Path:
@@ -96,9 +99,18 @@ class GatewayProcess:
                 stderr=log,
                 env={**os.environ, "NOTIFY_SOCKET": os.fspath(notify), **self.environment},
             )
+        self._may_end = not ready
+        self._minding = asyncio.create_task(self._mind(self.process, asyncio.current_task()))
         if ready:
             await until(lambda: "READY=1" in self.states or self.returncode is not None, timeout=30, what="READY=1")
             assert "READY=1" in self.states, self.log
+
+    async def _mind(self, process: asyncio.subprocess.Process, test: asyncio.Task[Any] | None) -> None:
+        """A gateway that ends by itself ends the test at once: nobody waits for what cannot come any more."""
+        code = await process.wait()
+        if not self._may_end and test is not None and process is self.process:
+            print(self.log[-20_000:])
+            test.cancel(f"the gateway has ended with {code}")
 
     async def subscribed(self) -> None:
         """The broker has taken our subscriptions: from here on it keeps what is published."""
@@ -115,11 +127,15 @@ class GatewayProcess:
 
     def signal(self, number: int) -> None:
         assert self.process is not None
+        self._may_end = True
         self.process.send_signal(number)
 
     async def wait(self) -> int:
         assert self.process is not None
+        self._may_end = True
         code = await self.process.wait()
+        if self._minding is not None:
+            await self._minding
         self._close_socket()
         return code
 
@@ -184,7 +200,17 @@ class GatewayProcess:
         return dict(self.rows("SELECT name, value FROM counter"))
 
     def check_conservation(self) -> None:
-        """Every message ends in exactly one counted outcome, every event in exactly one state."""
+        """Every message ends in exactly one counted outcome, every event in exactly one state, as the rows show it."""
         count = self.counters()
         ends = ("stored", "duplicate", "closing", "ignored", "unmapped", "unreadable")
         assert count.get("received", 0) == sum(count.get(end, 0) for end in ends), count
+        states = dict(self.rows("SELECT state, count(*) FROM event GROUP BY state"))
+        assert {
+            name.removeprefix("state_"): n for name, n in count.items() if name.startswith("state_") and n
+        } == states
+        pruned = sum(n for name, n in count.items() if name.startswith("pruned_"))
+        assert count.get("events", 0) == sum(states.values()) + pruned, count
+
+    def settled(self) -> bool:
+        """Nothing waits for the cloud any more."""
+        return not self.rows("SELECT 1 FROM event WHERE state IN ('pending', 'sending') LIMIT 1")

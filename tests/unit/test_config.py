@@ -35,10 +35,10 @@ FORM = {
         ["gateway.toml:26: log.xyzzy: unknown key; allowed: level"],
     ),
     "a feature that is not built": (
-        spoiled(('path = "/nowhere/outbox.db"', 'path = "/nowhere/outbox.db"\nreserve = "64MiB"')),
+        spoiled(('path = "/nowhere/outbox.db"', 'path = "/nowhere/outbox.db"\nmirror = "/elsewhere"')),
         [
-            "gateway.toml:16: outbox.reserve: unknown key; allowed: "
-            "path, media_path, media_limit, keep_closed, give_up_after, max_message"
+            "gateway.toml:16: outbox.mirror: unknown key; allowed: "
+            "path, media_path, media_limit, keep_closed, give_up_after, reserve, max_message"
         ],
     ),
     "unknown table, nearly right": (
@@ -46,10 +46,10 @@ FORM = {
         ['gateway.toml:25: camera: unknown table; did you mean "cameras"?'],
     ),
     "unknown table, like nothing": (
-        spoiled(more="[arming]\nenabled = true\n"),
+        spoiled(more="[weather]\nenabled = true\n"),
         [
-            "gateway.toml:25: arming: unknown table; allowed: "
-            "site, cloud, broker, outbox, delivery, uploads, defaults, sources, cameras, log"
+            "gateway.toml:25: weather: unknown table; allowed: "
+            "site, cloud, broker, outbox, delivery, uploads, defaults, sources, cameras, rules, arming, log"
         ],
     ),
     "missing key: the line of its table": (
@@ -158,7 +158,10 @@ MEANING = {
     ),
     "a time zone that is a folder": (
         spoiled(('timezone = "UTC"', 'timezone = "../etc"')),
-        ['gateway.toml:3: site.timezone: unknown time zone; allowed: an IANA name such as "America/Chicago"'],
+        [
+            "gateway.toml:3: site.timezone: unknown time zone; "
+            'allowed: an IANA name such as "America/Chicago", or a distance such as "+07:00"'
+        ],
     ),
     "assertion needs": (
         spoiled(
@@ -369,7 +372,8 @@ def test_all_faults_are_said_at_once_those_of_form_and_those_of_meaning(place: P
     assert place.faults(text) == [
         'gateway.toml:1: site.location_id: is missing; needed: CHeKT\'s id of this site, such as "Z6RSOG"',
         'gateway.toml:2: site.location: unknown key; did you mean "location_id"?',
-        'gateway.toml:3: site.timezone: unknown time zone; allowed: an IANA name such as "America/Chicago"',
+        "gateway.toml:3: site.timezone: unknown time zone; "
+        'allowed: an IANA name such as "America/Chicago", or a distance such as "+07:00"',
         'gateway.toml:4: cloud.client_id: is missing; needed where auth = "assertion"',
         "gateway.toml:5: cloud.url: must begin with https://; "
         "allowed: https, and http only to this machine (127.0.0.1)",

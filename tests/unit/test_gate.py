@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.gate import EVERYTHING, FAILING, FIRST_PAUSE_MS, Gate, Outcome, Pauses
+from gateway.gate import FAILING, FIRST_PAUSE_MS, Gate, Outcome, Pauses
 from gateway.model import Event
 from gateway.retry import LONGEST_WAIT_MS, Answer, Policy, Rate, Verdict
 from tests.unit.test_retry import an_event
@@ -220,9 +220,9 @@ def test_if_everything_is_refused_the_sender_holds_and_asks_once_a_minute() -> N
     asked = 0
     for _ in range(600):
         sender.later(1_000)
-        if "L/c1" not in sender.held():
+        for lane in sorted({"L/c1", "L/c2", "L/c3"} - sender.held())[:1]:
             assert sender.limit() == 1
-            sender.send(REFUSED, "c1")
+            sender.send(REFUSED, lane.removeprefix("L/"))
             asked += 1
     assert asked == 10
     outcome = sender.send(ACCEPTED, "c1")
@@ -230,6 +230,23 @@ def test_if_everything_is_refused_the_sender_holds_and_asks_once_a_minute() -> N
     assert outcome.wake
     assert sender.held() == frozenset()
     assert not sender.critical()
+
+
+def test_who_is_refused_again_lets_the_others_ask_first() -> None:
+    """The oldest event is always claimed first: were it the one at fault, the others would wait for ever."""
+    sender = Sender()
+    for number in range(3):
+        sender.send(REFUSED, f"c{number}")
+    asked = []
+    for _ in range(6):
+        sender.later(MINUTE)
+        free = sorted({"L/c0", "L/c1", "L/c2"} - sender.held())
+        asked.append(free[0])
+        sender.send(REFUSED, free[0].removeprefix("L/"))
+    assert asked == ["L/c0", "L/c1", "L/c2"] * 2
+    # Where the others have nothing to send, it asks again all the same.
+    sender.later(3 * MINUTE)
+    assert sender.held() == frozenset()
 
 
 def test_refusals_between_acceptances_hold_nothing() -> None:
@@ -241,15 +258,57 @@ def test_refusals_between_acceptances_hold_nothing() -> None:
     assert sender.held() == frozenset()
 
 
-def test_another_accepted_looks_at_what_came_since_the_first_refusal() -> None:
-    sender = Sender()
-    sender.send(ACCEPTED)
-    event = an_event(refusals=1, first_refused_ticks=sender.ticks + 1)
-    assert not sender.gate.another_accepted(event)
-    assert not sender.gate.another_accepted(an_event())
+def refuse(sender: Sender, event: Event) -> bool:
+    """Whether this refusal is proof against the event."""
+    sender.gate.sent(event, sender.ticks)
+    sender.gate.answered(event, REFUSED, ticks=sender.ticks, jitter=0.0)
     sender.later(1)
-    sender.send(ACCEPTED)
-    assert sender.gate.another_accepted(event)
+    return sender.gate.another_accepted(event)
+
+
+def test_a_refusal_is_proven_by_others_that_were_accepted_between_each_of_three() -> None:
+    sender = Sender()
+    event = an_event(event_id="refused")
+    proven = []
+    for _ in range(4):
+        proven.append(refuse(sender, event))
+        sender.send(ACCEPTED, "c2")
+        sender.later(1)
+    assert proven == [False, False, True, True]
+    assert refuse(sender, event)
+    assert not refuse(sender, event), "nothing was accepted since the one before"
+    assert not sender.gate.another_accepted(an_event(event_id="never refused"))
+
+
+def test_refusals_of_everything_now_and_then_prove_nothing_against_one_event() -> None:
+    """Bad hours with a good one between: at the third refusal others had been accepted since the first."""
+    sender = Sender()
+    event = an_event(event_id="unlucky")
+    for _ in range(5):
+        for _ in range(4):
+            assert not refuse(sender, event)
+        sender.send(ACCEPTED, "c2")
+        sender.later(1)
+        assert not refuse(sender, event)
+
+
+def test_while_everything_is_refused_no_refusal_is_proven() -> None:
+    sender = Sender()
+    event = an_event(event_id="unlucky")
+    for _ in range(2):
+        refuse(sender, event)
+        sender.send(ACCEPTED, "c2")
+    for number in range(3):
+        sender.send(REFUSED, f"c{number}")
+    assert not refuse(sender, event)
+
+
+def test_after_a_restart_refusals_are_counted_anew() -> None:
+    sender = Sender()
+    event = an_event(event_id="refused", refusals=2, first_refused_ticks=0)
+    sender.send(ACCEPTED, "c2")
+    sender.later(1)
+    assert not refuse(sender, event)
 
 
 # The path
@@ -456,7 +515,7 @@ def test_a_hold_of_everything_is_a_pause_and_a_hold_of_one_camera_is_not() -> No
     assert sender.gate.pauses.as_of(sender.ticks) == []
     for _ in range(3):
         sender.send(REFUSED, "c2")
-    assert EVERYTHING in sender.gate._holds
+    assert sender.gate._holds.everything
     assert sender.gate.pauses.since == sender.ticks
     sender.send(ACCEPTED, "c2")
     assert sender.gate.pauses.since is None
@@ -518,3 +577,41 @@ def test_whatever_happened_the_sender_never_waits_for_ever(
     assert not sender.critical()
     assert sender.gate.reachable
     assert sender.held() == frozenset()
+
+
+# Discards
+
+
+def discard(reason: str | None) -> Answer:
+    return Answer(Verdict.DISCARDED, http_status=201, reason=reason)
+
+
+@pytest.mark.parametrize(
+    "reason", ["Event discarded: device is disarmed", "not armed", "Discarded while Arming", "partition is in STAY"]
+)
+def test_discards_about_arming_are_everyday_life(reason: str) -> None:
+    sender = Sender()
+    for _ in range(10):
+        assert sender.send(discard(reason), "c1").notices == ()
+    assert sender.gate.conditions() == ()
+
+
+@pytest.mark.parametrize("reason", ["unknown subscription", None, "alarm quota exceeded"])
+def test_several_other_discards_are_shown_until_the_camera_is_accepted_or_a_day_is_over(reason: str | None) -> None:
+    for ends_by in ("acceptance", "a day"):
+        sender = Sender()
+        said = [notice.name for _ in range(4) for notice in sender.send(discard(reason), "c1").notices]
+        assert said == ["discards_odd"]
+        (condition,) = sender.gate.conditions()
+        assert condition.level == "degraded"
+        assert (reason or "no reason given") in condition.sentence
+        assert "c1" in condition.sentence
+        sender.send(ACCEPTED, "c2")
+        assert sender.gate.conditions() == (condition,)
+        if ends_by == "acceptance":
+            outcome = sender.send(ACCEPTED, "c1")
+        else:
+            sender.ticks += 86_400_000
+            outcome = sender.send(ACCEPTED, "c2")
+        assert [notice.name for notice in outcome.notices] == ["discards_over"]
+        assert sender.gate.conditions() == ()

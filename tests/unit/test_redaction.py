@@ -52,6 +52,8 @@ def test_what_only_speaks_about_a_secret_stays_readable(name: str) -> None:
         ("x-api-key: {s}", "x-api-key:"),
         ("grant_type=x&client_assertion={s}&audience=y", "audience=y"),
         ("grant_type=x&client_secret={s}&audience=y", "audience=y"),
+        ("partner_access_token={s}&audience=y", "audience=y"),
+        ('{{"my-api-key": "{s}", "user": "u"}}', '"user": "u"'),
         ("cannot log in: password='{s} with words'", "cannot log in"),
         ('{{"access_token": "{s}", "expires_in": 86400}}', '"expires_in": 86400'),
         ("{{'password': '{s}', 'user': 'u'}}", "'user': 'u'"),

@@ -104,7 +104,7 @@ def test_what_an_expression_says(source: str, value: Any) -> None:
         "payload.__class__.__mro__",
         "().__class__",
         "(lambda: 1)()",
-        "[x for x in payload.zones]",
+        "[x for x in payload.zones for y in payload.zones]",
         "payload.a + 1",
         "payload.a ** payload.b",
         "f'{payload.a}'",

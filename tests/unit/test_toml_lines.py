@@ -245,6 +245,7 @@ def documents(draw: Draw) -> tuple[str, dict[Path, int]]:
 slow_to_draw = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 
 
+@pytest.mark.slow
 @settings(slow_to_draw, max_examples=250)
 @given(documents())
 def test_every_key_that_tomllib_sees_has_its_true_line_and_nothing_else_has_one(
@@ -267,6 +268,7 @@ def damaged(draw: Draw) -> str:
     return str(text)
 
 
+@pytest.mark.slow
 @settings(slow_to_draw, max_examples=250)
 @given(st.one_of(damaged(), st.text("[]{}=.,\"'#\\\n\r \tab1é", max_size=40), st.text(max_size=20)))
 @example("a = 1\n[[b]]\n[b.c]\n[[b]]\nc.d = {e = [1, {f = 2}]}")

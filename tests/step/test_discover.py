@@ -1,0 +1,103 @@
+"""discover: several families at once on a real broker; what it prints passes `check` and reads these messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from gateway.cli.discover import propose
+from gateway.config import Settings
+from gateway.model import Message
+from gateway.sources.families import families
+from gateway.sources.known import known_families
+from gateway.sources.plans import Plans, compile_sources
+from gateway.sources.recognition import Recogniser
+from tests.fakes.configuration import GOOD, Place
+from tests.unit.frigate_messages import message, review
+from tests.unit.test_families import axis, dahua, isapi, onvif
+
+HEAD = GOOD[: GOOD.index("[sources.s]")]
+
+TRAFFIC: list[tuple[str, Any]] = [
+    ("frigate/reviews", review(camera="front door")),
+    ("frigate/gate/status/detect", "online"),
+    ("frigate/available", "online"),
+    ("frigate/gate/person", "2"),
+    ("cctv/north/reviews", review(camera="roof")),
+    ("Cam1/onvif-ej/VideoSource/MotionAlarm/&1", onvif({"State": "true"})),
+    ("axis/ACCC8E/event/tns:onvif/Device/tns:axis/Sensor/PIR", axis("onvif:Device/axis:Sensor/PIR", {"state": "0"})),
+    ("hikvision/nvr/alertStream", isapi("VMD")),
+    ("house/vto/VideoMotion/Event", dahua("Start", serialNumber="S1")),
+    ("alarmo/state", "armed_away"),
+    ("zigbee2mqtt/lamp", {"state": "ON"}),
+    ("weather/temperature", "12.5"),
+    ("neolink/Yard/status/motion", "unknown"),
+    ("neolink/Yard/status", "connected"),
+]
+
+
+def heard(traffic: list[tuple[str, Any]] = TRAFFIC) -> tuple[Recogniser, list[Message]]:
+    recogniser = Recogniser(families())
+    messages = [message(payload, topic) for topic, payload in traffic]
+    for one in messages:
+        recogniser.hear(one)
+    return recogniser, messages
+
+
+def settings_of(place: Place, text: str) -> Settings:
+    return place.load(text, known=known_families()).settings
+
+
+def test_families_are_told_apart_and_what_is_none_is_left_out(tmp_path: Path) -> None:
+    recogniser, _ = heard()
+    proposed = list(propose(recogniser, settings_of(Place(tmp_path), HEAD)))
+    assert {(p["family"], p["dialect"], p["topic_prefix"], *p["cameras"]) for p in proposed} == {
+        ("frigate", "reviews", None, "front door", "gate"),
+        ("frigate", "reviews", "cctv/north", "roof"),
+        ("onvif-ej", None, None, "Cam1"),
+        ("axis", None, None, "ACCC8E"),
+        ("hikvision", "xml", None, "nvr/2"),
+        ("dahua", "vto2mqtt", "house/vto", "S1"),
+        ("panel", "ha", None),
+        ("neolink", None, None, "Yard"),
+    }
+
+
+def test_what_is_proposed_passes_check_and_reads_the_same_messages(tmp_path: Path) -> None:
+    recogniser, messages = heard()
+    place = Place(tmp_path)
+    stanzas = "\n".join(p["stanza"] for p in propose(recogniser, settings_of(place, HEAD)))
+    settings = settings_of(place, HEAD + stanzas)
+    plans, cameras = Plans(settings), set()
+    for source in compile_sources(settings).values():
+        for one in messages:
+            answer = source.read(one) if source.covers(one.topic) else []
+            for reading in answer if isinstance(answer, list) else []:
+                plan = plans.find(reading.source, reading.camera)
+                assert plan is not None, reading
+                cameras |= {plan.table} if plan.table else set()
+    assert cameras == set(settings.cameras)
+    assert list(propose(recogniser, settings)) == [], "and then nothing is new"
+
+
+def test_a_new_camera_of_a_configured_source_is_proposed_alone(tmp_path: Path) -> None:
+    recogniser, _ = heard(TRAFFIC[:3])
+    text = HEAD + '[sources.nvr]\nfamily = "frigate"\n[cameras.gate]\ncamera_id = "g"\nsource = "nvr"\n'
+    [proposed] = propose(recogniser, settings_of(Place(tmp_path), text))
+    assert (proposed["source"], proposed["new"], proposed["cameras"]) == ("nvr", False, ["front door"])
+    assert "[sources" not in proposed["stanza"]
+
+
+def test_a_broker_that_cannot_be_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Place(tmp_path)
+    file = place.write(HEAD)
+    assert main(["discover", "--for", "1x", "--config", str(file)]) if False else True
+    with pytest.raises(SystemExit) as caught:
+        main(["discover", "--for", "1x", "--config", str(file)])
+    assert caught.value.code == 64
+    assert "duration" in capsys.readouterr().err
+    assert json.dumps({}) == "{}"

@@ -265,7 +265,6 @@ class Decider:
             raw_sha256=sha256,
         )
         self._add(event, one.token, group, counted=True)
-        log.warning("message_unreadable", topic=message.topic, bytes=size, reason=reason[:REASON_LENGTH])
 
 
 def _as_text(entry: Entry | None) -> str | None:

@@ -258,7 +258,7 @@ def _say(event: NewEvent) -> None:
     facts = {"event_id": event.event_id, "camera": event.camera or event.source_camera, "state": event.state}
     match event.state:
         case EventState.UNREADABLE:
-            pass  # said when it was kept, with its topic
+            log.warning("message_unreadable", topic=event.topic, bytes=event.raw_bytes, reason=event.reason, **facts)
         case EventState.UNMAPPED:
             log.warning("event_unmapped", reason=event.reason, **facts)
         case EventState.FOLDED:

@@ -98,6 +98,12 @@ ensure_venv() { # demo | develop
     touch "$VENV/.has-$1-$stamp"
 }
 
+# A C compiler, for the tests that watch the disk of a running gateway.
+ensure_compiler() {
+    command -v cc >/dev/null || apt_install gcc libc6-dev ||
+        say "without a C compiler the tests of power cuts and failing disks cannot run; they are named at the end"
+}
+
 # Mosquitto, for the tests. The package would also start a broker at every boot: nobody has asked for that.
 ensure_mosquitto() {
     command -v mosquitto >/dev/null && return 0

@@ -38,14 +38,24 @@ def describe(name: str, family: Family) -> dict[str, Any]:
         "family": name,
         "title": facts.title,
         "needs": facts.needs,
-        "topic_prefix": facts.topic_prefix,
+        "topic_prefix": _first(facts.topic_prefix),
         "default_dialect": facts.dialect,
         "options": list(facts.options),
         "dialects": [
-            {"dialect": d, "title": about.title, "needs": about.needs, "options": list(about.options)}
+            {
+                "dialect": d,
+                "title": about.title,
+                "needs": about.needs,
+                "options": list(about.options),
+                "topic_prefix": _first(about.topic_prefix or facts.topic_prefix),
+            }
             for d, about in facts.dialects.items()
         ],
     }
+
+
+def _first(prefixes: tuple[str, ...] | None) -> str | None:
+    return prefixes[0] if prefixes else None
 
 
 def _in_words(told: dict[str, Any]) -> str:
@@ -57,6 +67,8 @@ def _in_words(told: dict[str, Any]) -> str:
     for dialect in told["dialects"]:
         default = " (the default)" if dialect["dialect"] == told["default_dialect"] else ""
         lines.append(f'    dialect = "{dialect["dialect"]}"{default}: {dialect["title"]}')
+        if dialect["topic_prefix"] not in (None, told["topic_prefix"]):
+            lines.append(f'        topic_prefix = "{dialect["topic_prefix"]}" unless set')
         if dialect["needs"]:
             lines.append(f"        needs {dialect['needs']}")
         if dialect["options"]:

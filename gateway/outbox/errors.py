@@ -5,6 +5,7 @@ StoreError          the store refuses: disk full, I/O error, read-only, locked
  +- SchemaTooNew    it was written by a newer version
  +- StoreForeign    the file is something else
  +- StoreDamaged    the file cannot be read as a database any more
+ +- StoreGone       the file was moved or removed while the gateway runs
 """
 
 from __future__ import annotations
@@ -27,4 +28,8 @@ class StoreForeign(StoreError):
 
 
 class StoreDamaged(StoreError):
+    pass
+
+
+class StoreGone(StoreError):
     pass

@@ -30,7 +30,7 @@ import structlog
 
 from gateway.model import Clock
 from gateway.outbox.database import Opened, is_about_room, mark_damaged, store_error
-from gateway.outbox.errors import StoreDamaged, StoreError
+from gateway.outbox.errors import StoreDamaged, StoreError, StoreGone
 from gateway.outbox.reopening import give_up, reopen
 from gateway.outbox.reserve import Reserve
 
@@ -97,8 +97,10 @@ class Writer:
         self._clock = clock
         self._path = path
         self._reserve = reserve
-        self._given_up = False  # the connection, after an error of the disk
-        self._damaged = False
+        self._doubtful = False  # the connection, after an error of the disk
+        self._given_up = False  # it, until there is a new one
+        self._over = False  # the file cannot be used any more in this life
+        self._identity = _identity(path)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._lazy: list[Operation] = []
@@ -151,7 +153,7 @@ class Writer:
         operations: list[Operation] = []
         try:
             stop = False
-            while not (stop or self._damaged):
+            while not (stop or self._over):
                 operations, stop = self._collect()
                 now = time.monotonic()
                 if any(operation.future is not None for operation in operations) or stop or now >= self._lazy_due:
@@ -167,12 +169,9 @@ class Writer:
             self._stopping = True
             self.refusal = "the outbox has stopped because of an error inside the gateway; restart it"
             self._call(_resolve, [(operation, StoreError(self.refusal)) for operation in operations])
-        with contextlib.suppress(
-            sqlite3.Error, StoreError, OSError
-        ):  # a disk that is gone must not keep us from ending
-            if self._given_up:
-                self._opened = reopen(self._opened, self._path)
-        with contextlib.suppress(sqlite3.Error, OSError):
+        with contextlib.suppress(StoreError):  # what could not be flushed must not be found by the next start
+            self._renew()
+        with contextlib.suppress(sqlite3.Error, OSError):  # a disk that is gone must not keep us from ending
             self._opened.close()
         self._call(self._end, None)
 
@@ -215,7 +214,11 @@ class Writer:
         except (sqlite3.Error, StoreError) as error:
             refused = error if isinstance(error, StoreError) else store_error(error, self._path)
             if isinstance(refused, StoreDamaged):
-                self._end_damaged(refused)
+                # Nothing that is read from it can be believed. The next start looks at all of it.
+                log.error("store_damaged", why=str(refused), remedy="the gateway ends; its next start saves the rows")
+                mark_damaged(self._opened.lock)
+            if isinstance(refused, StoreDamaged | StoreGone):
+                self._over = self._stopping = True
             self.refusal = str(refused)
             outcomes = [(operation, type(refused)(str(refused))) for operation in operations]
             kept = [operation for operation in operations if operation.future is None]
@@ -232,10 +235,7 @@ class Writer:
     def _transact(self, operations: list[Operation], *, always: bool) -> list[tuple[Operation, Any]]:
         """Raises what the store refuses with; then nothing has happened, and the next try may be made."""
         while True:
-            if self._given_up:
-                self._opened = reopen(self._opened, self._path)
-                self._db, self._given_up = self._opened.db, False
-                log.info("store_reopened")
+            self._renew()
             try:
                 try:
                     return self._attempt(operations, alone=False, always=always)
@@ -244,22 +244,29 @@ class Writer:
             except sqlite3.Error as error:
                 self._roll_back()
                 name = getattr(error, "sqlite_errorname", "")
-                if name.startswith(_DISK_FAULTS):
-                    give_up(self._opened, self._path)
-                    self._given_up = True
+                self._doubtful = self._doubtful or name.startswith(_DISK_FAULTS)
                 if is_about_room(error) and self._reserve.release():
                     log.warning("reserve_released", why=str(store_error(error, self._path)))
                     continue
                 raise
 
-    def _end_damaged(self, damage: StoreDamaged) -> None:
-        """Nothing that is read from it can be believed. The next start looks at all of it, and saves what it can."""
-        log.error("store_damaged", why=str(damage), remedy="the gateway ends; its next start saves what can be read")
-        mark_damaged(self._opened.lock)
-        self._damaged = self._stopping = True
+    def _renew(self) -> None:
+        """A connection that is not doubtful. Each part is tried again until it has succeeded."""
+        if self._doubtful:
+            give_up(self._opened, self._path)
+            self._doubtful, self._given_up = False, True
+        if self._given_up:
+            self._opened = reopen(self._opened, self._path)
+            self._db, self._given_up = self._opened.db, False
+            log.info("store_reopened")
 
     def _attempt(self, operations: list[Operation], *, alone: bool, always: bool) -> list[tuple[Operation, Any]]:
         """One transaction. Raises sqlite3.Error if the store refuses, _OwnFault if one operation is at fault."""
+        if _identity(self._path) != self._identity:
+            # Still open, it would take every row, and all of them would be gone with this process.
+            raise StoreGone(
+                f"the outbox {self._path} was moved or removed while the gateway runs; it ends and begins anew"
+            )
         transaction = Transaction(self._db, self._clock.wall_ms(), self._clock.ticks_ms())
         before = self._db.total_changes
         outcomes: list[tuple[Operation, Any]] = []
@@ -310,6 +317,16 @@ class Writer:
     def _call(self, function: Callable[[Any], None], argument: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(function, argument)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"the outbox {path} cannot be looked at: {error}") from error
+    return facts.st_dev, facts.st_ino
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -53,7 +53,7 @@ class BadKey(Exception):
 class _Later(Mapping[str, Any]):
     """What only a new alarm needs of a message; most messages only continue one, and never ask."""
 
-    __slots__ = ("_make", "_made")
+    __slots__ = ("_made", "_make")
 
     def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
         self._make: Callable[[], dict[str, Any]] | None = make

@@ -83,7 +83,8 @@ def weaknesses(settings: dict[str, Setting]) -> list[Weakness]:
 
     def number(name: str) -> tuple[int, str]:
         value, where = of(name)
-        return (int(value) if value.isdecimal() else 0), where
+        first = value.split()[0] if value else ""  # mosquitto reads the first word and leaves the rest of the line
+        return (int(first) if first.isdecimal() else 0), where
 
     found = []
     value, where = of("persistence")

@@ -1,7 +1,7 @@
 """What is on a broker: which families speak, under which prefix, in which dialect, of which cameras.
 
-A family is recognised by what its rules read out of a message, never by a topic alone. Under the families' own prefixes all
-are tried; under any other prefix those whose messages nobody else writes so. Pure.
+A family is recognised by what its rules read out of a message, never by a topic alone. Under the families' own
+prefixes all are tried; under any other prefix those whose messages nobody else writes so. Pure.
 """
 
 from __future__ import annotations

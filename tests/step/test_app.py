@@ -71,9 +71,7 @@ def _hang_claim(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _hang_commit(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    app.intake.session_lost()
-    app.intake.memory.apply({"open/x": {"what": "open", "id": None, "source": "s", "due": None}})
-    monkeypatch.setattr(app.store, "add", _for_ever)
+    monkeypatch.setattr(app.intake, "take", _for_ever)
 
 
 @pytest.mark.parametrize(("hang", "step"), [(_hang_claim, "delivery"), (_hang_commit, "intake")])

@@ -1,4 +1,4 @@
-"""docs/rules.md: its example is run, its tables are complete; and `check` finds a wrong rule of a site with its line."""
+"""docs/rules.md: its example is run, its tables are complete; `check` finds a wrong rule of a site with its line."""
 
 from __future__ import annotations
 

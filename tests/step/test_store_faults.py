@@ -217,6 +217,18 @@ async def test_whatever_is_cancelled_is_whole_or_absent(tmp_path: Path, seed: in
         assert_conserved(await outbox.store.counters())
 
 
+async def test_a_file_that_is_taken_away_takes_no_more_rows(tmp_path: Path) -> None:
+    """Still open, it would be written to, acknowledged, and gone with the process."""
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        await outbox.add(outbox.alarm("a"))
+        outbox.path.rename(tmp_path / "elsewhere.db")
+        with pytest.raises(StoreError, match="moved or removed"):
+            await outbox.add(outbox.alarm("b"))
+        await until(lambda: not outbox.store.running, what="the gateway ends, and begins anew")
+        with pytest.raises(StoreError):
+            await outbox.add(outbox.alarm("c"))
+
+
 # Closing
 
 

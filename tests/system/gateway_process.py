@@ -109,7 +109,7 @@ class GatewayProcess:
         """A gateway that ends by itself ends the test at once: nobody waits for what cannot come any more."""
         code = await process.wait()
         if not self._may_end and test is not None and process is self.process:
-            print(self.log[-20_000:])
+            sys.stdout.write(self.log[-20_000:])
             test.cancel(f"the gateway has ended with {code}")
 
     async def subscribed(self) -> None:

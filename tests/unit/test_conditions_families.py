@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,8 +218,11 @@ ARMED, DISARMED = ["arming active"], ["arming inactive"]
 def test_arming_is_told_when_it_changes() -> None:
     alarmo = panel()
     assert [alarmo.says(word, after=1) for word in ("arming", "armed_away", "armed_away", "armed_home")] == [
-        [], ARMED, [], [],
-    ]  # fmt: skip
+        [],
+        ARMED,
+        [],
+        [],
+    ]
     assert alarmo.says("pending", after=60) == []
     assert alarmo.says("disarmed", after=5) == DISARMED
     row = alarmo.rows[0]
@@ -248,7 +252,7 @@ def test_a_retained_disarmed_waits_until_it_is_said_live() -> None:
 
 def test_a_retained_armed_is_told_and_told_again_after_a_lost_session() -> None:
     alarmo = panel()
-    retained = {"retain": True, "replay": True}
+    retained: dict[str, Any] = {"retain": True, "replay": True}
     assert alarmo.says("armed_away", **retained) == ARMED
     assert alarmo.says("armed_away", **retained) == []
     alarmo.memory.apply(forget_edges(alarmo.memory))
@@ -278,7 +282,7 @@ def test_arming_alternates_and_ends_with_the_truth(said: list[tuple[str, str, bo
         if word.startswith("armed") or word == "disarmed":
             states[area] = word
     told = [str(row.event_status) for row in alarmo.rows if row.event_type == "arming"]
-    assert all(one != other for one, other in zip(told, told[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(told))
     if any(word.startswith("armed") for word in states.values()):
         assert told[-1] == "active"
 

@@ -287,7 +287,7 @@ def must_be_sound(answer: Any) -> None:
         assert answer.reason
         return
     for said in answer:
-        json.dumps([said.media, said.details], allow_nan=False).encode()
+        json.dumps([dict(said.media), dict(said.details)], allow_nan=False).encode()
         for name in (said.camera, said.source_id, said.started, said.state_key, said.kind):
             assert name is None or name.encode()
 

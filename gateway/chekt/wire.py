@@ -136,8 +136,8 @@ def read_answer(reply: Reply, *, ticks: int, wall: int, cloud_url: str) -> Answe
         return Answer(verdict, text=text, written=reply.written, elapsed_ms=reply.elapsed_ms)
     document = _document(reply)
     own_error, text = error_text(document)
-    if not text:
-        text = excerpt(reply.error or reply.body.decode("utf-8", "replace"))
+    if not text and not 200 <= reply.status < 300:
+        text = _shown(reply)
     server_date = http_date(reply.headers.get("date"))
     base = Answer(
         _verdict_of(reply.status),
@@ -154,6 +154,11 @@ def read_answer(reply: Reply, *, ticks: int, wall: int, cloud_url: str) -> Answe
     if 300 <= reply.status < 400:
         return replace(base, text=excerpt("redirected to " + reply.headers.get("location", "nowhere")))
     return base
+
+
+def _shown(reply: Reply) -> str:
+    """What people see of a body that is not the API's."""
+    return excerpt(reply.error or reply.body.decode("utf-8", "replace"))
 
 
 def _verdict_of(status: int) -> Verdict:
@@ -186,7 +191,7 @@ def _success(base: Answer, reply: Reply, document: Any, ticks: int, server_now: 
     status = document.get("status") if isinstance(document, dict) else None
     known = status in ("accepted", "discarded")
     if not isinstance(document, dict) or not (known or _id(document, "event_id") or _id(document, "response_id")):
-        return replace(base, text=excerpt(f"a success that is no answer of the API: {base.text}"))
+        return replace(base, text=excerpt(f"a success that is no answer of the API: {_shown(reply)}"))
     warnings: list[str] = []
     if not known:
         # ASSUMED: Q6. A success with the API's ids and a word that v0.8 does not know.

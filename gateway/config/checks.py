@@ -154,7 +154,7 @@ def _with_own(
         own[name], mistakes = known.read_own(name, table.model_dump(exclude_unset=True))
         for place, why in mistakes:
             findings.fault_once(("rules", name, *place), why)
-    return {**known, **own}
+    return {**known, **own} if own else known
 
 
 def _check_arming(draft: Draft, findings: Findings) -> None:

@@ -33,8 +33,8 @@ class FamilyFacts:
         return self.dialects.get(dialect or self.default or "", self.options)
 
 
-class KnownFamilies(dict[str, FamilyFacts]):
-    """The built-in families, and who can read a family of the site's own."""
+class KnownFamilies(Mapping[str, FamilyFacts]):
+    """The built-in families, each read when it is asked for, and who can read a family of the site's own."""
 
     def read_own(self, name: str, document: Mapping[str, Any]) -> tuple[FamilyFacts, Sequence[tuple[Path, str]]]:
         """Its facts, and what is wrong with it: where in the document, and what."""

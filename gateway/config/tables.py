@@ -162,8 +162,8 @@ class Outbox(Table):
     """How long an event is tried before it becomes dead and needs a person. Time while sending was paused does not
     count."""
     reserve: Reserve = size("64MiB")
-    """Space that is taken beside the database in good times and given up when the disk is full, so that alarms can still
-    be stored. Pictures stop while less than this is free. "0B": none."""
+    """Space that is taken beside the database in good times and given up when the disk is full, so that alarms can
+    still be stored. Pictures stop while less than this is free. "0B": none."""
     max_message: MessageLimit = size("1MiB")
     """Largest MQTT message that is read. Larger ones are kept as unreadable: no alarm is that long, a picture is."""
 

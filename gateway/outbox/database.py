@@ -36,6 +36,7 @@ CACHE_KIB: Final = 4_096
 WAL_PAGES: Final = 1_000  # of 4 KiB: then the journal is carried over into the file
 WAL_LIMIT_BYTES: Final = 16 << 20  # what a burst leaves of the journal on the disk
 _MAGIC: Final = b"SQLite format 3\x00"
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _MODE: Final = 0o600
 _NOTE_BYTES: Final = 512
 _DAMAGED: Final = "damaged"
@@ -286,7 +287,9 @@ def _look_at_header(path: Path, version: int, *, known: bool = False) -> bool:
         raise StoreError(f"the outbox {path} is closed to you; run this as root or as chekt-gateway") from error
     except OSError as error:
         raise StoreError(f"the outbox cannot be read: {error}") from error
-    if known and (header[:16] != _MAGIC or len(header) < 100) and not _is_being_made(path):
+    if (header[:16] != _MAGIC or len(header) < 100) and _is_being_made(path):
+        return True
+    if known and (header[:16] != _MAGIC or len(header) < 100):
         raise StoreDamaged(f"the outbox {path} is damaged: it does not begin like a database")
     if not header:
         return True
@@ -317,8 +320,12 @@ def _has_tables(path: Path) -> bool:
 
 
 def _is_being_made(path: Path) -> bool:
-    """The power went away before the first page was written: SQLite's rollback journal is still there."""
-    return path.with_name(path.name + "-journal").exists()
+    """The power went away while the first page was written: SQLite's rollback journal still tells of an empty file."""
+    try:
+        with path.with_name(path.name + "-journal").open("rb") as journal:
+            return journal.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
+    except OSError:
+        return False
 
 
 def _has_our_tables(path: Path) -> bool:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.config import FamilyFacts, KnownFamilies
-from gateway.sources.families import families
+from gateway.sources.families import UnknownFamily, load_family, names
 from gateway.sources.rules import BadFamily, Family, parse_family
 
 
 class _Known(KnownFamilies):
+    """Only the families that a site names are read: all of them cost a slow machine seconds of its start."""
+
+    def __getitem__(self, name: str) -> FamilyFacts:
+        try:
+            return _facts(load_family(name))
+        except UnknownFamily:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(names())
+
+    def __len__(self) -> int:
+        return len(names())
+
     def read_own(
         self, name: str, document: Mapping[str, Any]
     ) -> tuple[FamilyFacts, Sequence[tuple[tuple[str | int, ...], str]]]:
@@ -30,7 +44,7 @@ def own_family(name: str, document: Mapping[str, Any]) -> Family:
 
 def known_families() -> KnownFamilies:
     """For `Settings.load(…, known=known_families())`."""
-    return _Known({name: _facts(family) for name, family in families().items()})
+    return _Known()
 
 
 def _facts(family: Family) -> FamilyFacts:

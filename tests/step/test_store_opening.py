@@ -179,6 +179,20 @@ async def test_a_first_start_that_the_power_cut_short_is_done_again(tmp_path: Pa
         await outbox.add(outbox.alarm("a"))
 
 
+@pytest.mark.parametrize("known", ["", "123\n\n"], ids=["the first start", "a later one"])
+async def test_a_first_page_that_the_power_cut_short_is_written_again(tmp_path: Path, known: str) -> None:
+    """SQLite's rollback journal was flushed before: it says that the file was empty."""
+    path = tmp_path / "outbox.db"
+    path.write_bytes(bytes(2_048) + b"the second half of a page".ljust(2_048, b"."))
+    numbers = (0, 0x64C16C25, 0, 512, 4_096)  # rows, nonce, length before, sector, page
+    header = bytes.fromhex("d9d505f920a163d7") + b"".join(number.to_bytes(4, "big") for number in numbers)
+    (tmp_path / "outbox.db-journal").write_bytes(header.ljust(512, b"\0"))
+    (tmp_path / "outbox.db.lock").write_text(known)
+    async with open_outbox(path) as outbox:
+        assert outbox.store.salvaged is None
+        await outbox.add(outbox.alarm("a"))
+
+
 async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(StoreError, match="folder of the outbox"):

@@ -70,7 +70,7 @@ def _sure(place: Place) -> bool:
 
 
 async def _retry_here(place: Place, args: argparse.Namespace) -> dict[str, Any]:
-    from gateway.app import find_camera
+    from gateway.answers import find_camera
     from gateway.host.clock import SystemClock
     from gateway.outbox.errors import StoreError
     from gateway.outbox.store import Store

@@ -78,7 +78,7 @@ def _tell(faults: Iterable[Fault]) -> None:
 
 
 async def _serve(settings: Any) -> None:
-    from gateway.app import open_app
+    from gateway.build import open_app
     from gateway.host.systemd import Systemd
 
     async with open_app(settings, version=metadata.version("chekt-gateway"), systemd=Systemd()) as app:

@@ -1,30 +1,22 @@
-"""Opening the file: whose it is, how it is set, and which version of the tables it has.
+"""The file: whose it is, how it is set, which version of the tables it has, and what its errors mean.
 
-Promises: one process works with it (flock on `<path>.lock`); only our own user can read it, its journal and its folder;
-a commit is on the disk when it returns (`synchronous=FULL`, checked after setting); a file of a newer version and a
-file that is not ours are refused untouched; an older one is brought forward in one transaction; a damaged one of ours
-is set aside and what can be read is saved (`salvage`). Never a fallback to memory. Sources: sqlite.org "PRAGMA
-Statements", "Database File Format", "Write-Ahead Logging".
+Promises: only our own user can read it, its journal and its folder; a commit is on the disk when it returns
+(`synchronous=FULL`, checked after setting); a file of a newer version and a file that is not ours are refused
+untouched; an older one is brought forward in one transaction. Sources: sqlite.org "PRAGMA Statements", "Database File
+Format", "Write-Ahead Logging".
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
-import structlog
-
-from gateway.outbox import salvage, wal
-from gateway.outbox.errors import SchemaTooNew, StoreDamaged, StoreError, StoreForeign, StoreInUse
-from gateway.outbox.reserve import Reserve
-from gateway.outbox.salvage import Salvaged
+from gateway.outbox.errors import SchemaTooNew, StoreDamaged, StoreError, StoreForeign
 
 APPLICATION_ID: Final = 0x43484B54  # "CHKT", in the header of every file of ours
 SCHEMA_VERSION: Final = 1  # of schema.sql, in the header as user_version
@@ -37,173 +29,21 @@ WAL_PAGES: Final = 1_000  # of 4 KiB: then the journal is carried over into the 
 WAL_LIMIT_BYTES: Final = 16 << 20  # what a burst leaves of the journal on the disk
 _MAGIC: Final = b"SQLite format 3\x00"
 _JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
-_MODE: Final = 0o600
-_NOTE_BYTES: Final = 512
-_DAMAGED: Final = "damaged"
-_SALVAGING: Final = "salvaging "
-
-_Tables = tuple[str, int, Mapping[int, str]]  # schema, its version, steps to it
-
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Opened:
-    db: sqlite3.Connection
-    lock: int  # file descriptor; the lock lasts as long as it is open
-    base_ticks: int
-    salvaged: Salvaged | None = None  # the file that was there was damaged
-
-    def close(self) -> None:
-        try:
-            self.db.close()
-        finally:
-            os.close(self.lock)
-
-
-def open_database(
-    path: Path,
-    *,
-    schema: str | None = None,
-    version: int = SCHEMA_VERSION,
-    migrations: Mapping[int, str] = MIGRATIONS,
-) -> Opened:
-    """Locks, checks, opens, migrates. The connection may be handed to another thread, once."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"the folder of the outbox cannot be made: {error}") from error
-    lock, note = _take_lock(path)
-    tables = (schema or schema_text(), version, migrations)
-    salvaged = None
-    try:
-        aside = note.partition(_SALVAGING)[2].strip()
-        damage: StoreDamaged | None = StoreDamaged(f"the outbox {path} was being saved") if aside else None
-        opened: tuple[sqlite3.Connection, int] | None = None
-        if damage is None:
-            try:
-                opened = _open_with_room(path, tables, known=bool(note), suspect=_DAMAGED in note)
-            except StoreDamaged as error:
-                damage = error
-        if opened is None:
-            salvaged = _salvage(path, lock, aside, str(damage), tables)
-            opened = _open_undamaged(path, tables, known=True, suspect=False)
-        _write_note(lock, "")
-    except BaseException:
-        os.close(lock)
-        raise
-    return Opened(opened[0], lock, opened[1], salvaged)
-
-
-def _open_with_room(path: Path, tables: _Tables, *, known: bool, suspect: bool) -> tuple[sqlite3.Connection, int]:
-    """Even the shared index of the journal needs some: a full disk must not keep us from starting."""
-    try:
-        return _open_undamaged(path, tables, known=known, suspect=suspect)
-    except StoreError as error:
-        if not is_about_room(error.__cause__) or not Reserve(path, 0).release():
-            raise
-    return _open_undamaged(path, tables, known=known, suspect=suspect)
-
-
-def _open_undamaged(path: Path, tables: _Tables, *, known: bool, suspect: bool) -> tuple[sqlite3.Connection, int]:
-    """Connection and base of the clock. `known`: a store of ours has been here; `suspect`: it was found damaged."""
-    schema, version, migrations = tables
-    fresh = _look_at_header(path, version, known=known)
-    _make_private(path)
-    with sentences(path):
-        if not fresh:
-            _look_at_journal(path)
-        db = _connect(path)
-        try:
-            _configure(db, path, fresh)
-            _migrate(db, path, schema, version, migrations)
-            _look_at_length(db, path)
-            if suspect:
-                _look_at_everything(db, path)
-            row = db.execute("SELECT value FROM meta WHERE key = 'ticks'").fetchone()
-            # One more: no time of this life equals one of an earlier life.
-            return db, int(row[0]) + 1 if row else 0
-        except BaseException:
-            db.close()
-            raise
-
-
-def _salvage(path: Path, lock: int, aside: str, why: str, tables: _Tables) -> Salvaged:
-    name = aside or salvage.name_aside(path)
-    log.error("store_salvaging", why=why, aside=name)
-    _write_note(lock, f"{_SALVAGING}{name}")
-    Reserve(path, 0).release()
-
-    def create(fresh: Path) -> sqlite3.Connection:
-        _make_private(fresh)
-        db = _connect(fresh)
-        _configure(db, fresh, fresh=True)
-        _migrate(db, fresh, *tables)
-        return db
-
-    try:
-        with sentences(path):
-            salvaged = salvage.salvage(path, name, create)
-    except OSError as error:
-        raise StoreError(f"what can be read of the damaged outbox {path} cannot be saved: {error}") from error
-    log.error("store_salvaged", what=str(salvaged), remedy="look at the disk: it may be dying; delete the damaged file")
-    return salvaged
-
-
-def _look_at_journal(path: Path) -> None:
-    """Raises StoreDamaged where a commit that was flushed cannot be reached any more."""
-    try:
-        if wal.wal_of(path).stat().st_size <= wal.HEADER_BYTES:
-            return
-        wal.rewrite(path)
-        # A reader lets SQLite find the end of the journal; it neither carries over nor removes anything.
-        reader = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            reader.execute("PRAGMA schema_version").fetchone()
-        finally:
-            reader.close()
-        unreached = wal.commits_behind_the_end(path, wal.read_index(path).frames)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"the journal of the outbox {path} cannot be read: {error}") from error
-    if unreached > 1:
-        raise StoreDamaged(f"the outbox {path} is damaged: {unreached} commits in its journal cannot be reached")
-
-
-def _look_at_length(db: sqlite3.Connection, path: Path) -> None:
-    pages, size = db.execute("PRAGMA page_count").fetchone()[0], db.execute("PRAGMA page_size").fetchone()[0]
-    with contextlib.suppress(FileNotFoundError):
-        if wal.wal_of(path).stat().st_size:
-            return  # the rest may stand there
-    if path.stat().st_size < pages * size:
-        raise StoreDamaged(f"the outbox {path} is damaged: {pages * size - path.stat().st_size} bytes are cut off")
-
-
-def _look_at_everything(db: sqlite3.Connection, path: Path) -> None:
-    """As long as the file is large: only after a run that has found damage."""
-    found = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
-    if found != ["ok"] or db.execute("PRAGMA foreign_key_check").fetchone() is not None:
-        raise StoreDamaged(f"the outbox {path} is damaged: {'; '.join(found)}")
-
-
-def mark_damaged(lock: int) -> None:
-    """For the next start. The file of the lock has its block: this works on a full disk, too."""
-    _write_note(lock, _DAMAGED)
+MODE: Final = 0o600
 
 
 def connect_again(path: Path) -> sqlite3.Connection:
     """To a file that `open_database` has opened before, under the same lock."""
-    db = _connect(path)
+    db = connect(path)
     try:
-        _configure(db, path, fresh=False)
+        configure(db, path, fresh=False)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
 
 
@@ -219,7 +59,7 @@ def read_only(path: Path, *, version: int = SCHEMA_VERSION) -> sqlite3.Connectio
         is_there = True
     if not is_there:
         raise StoreError(f"there is no outbox at {path}; it is made at the first start of the gateway")
-    if _look_at_header(path, version):
+    if look_at_header(path, version):
         raise StoreError(f"the outbox {path} is empty; it is filled at the first start of the gateway")
     with sentences(path):
         address = path.absolute().as_uri()
@@ -244,39 +84,7 @@ def read_only(path: Path, *, version: int = SCHEMA_VERSION) -> sqlite3.Connectio
     return db
 
 
-def _take_lock(path: Path) -> tuple[int, str]:
-    """Its descriptor, and what the last holder has noted: nothing, where there never was one."""
-    name = path.with_name(path.name + ".lock")
-    try:
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
-    except OSError as error:
-        raise StoreError(f"the lock of the outbox cannot be opened: {error}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 32).decode("ascii", "replace").partition("\n")[0]
-        os.close(lock)
-        who = f" (process {holder})" if holder else ""
-        raise StoreInUse(
-            f"the outbox {path} is in use by another chekt-gateway{who}; stop that one, or give this "
-            "one a path of its own"
-        ) from None
-    except OSError as error:
-        os.close(lock)
-        raise StoreError(f"the outbox cannot be locked, it needs a local file system: {error}") from error
-    return lock, os.read(lock, _NOTE_BYTES).decode("utf-8", "replace")
-
-
-def _write_note(lock: int, note: str) -> None:
-    """The process that holds it, and what the next one has to know."""
-    with contextlib.suppress(OSError):  # a full disk must not keep us from starting
-        text = f"{os.getpid()}\n{note}\n".encode()
-        os.pwrite(lock, text, 0)
-        os.ftruncate(lock, len(text))
-        os.fsync(lock)
-
-
-def _look_at_header(path: Path, version: int, *, known: bool = False) -> bool:
+def look_at_header(path: Path, version: int, *, known: bool = False) -> bool:
     """True where there is no database yet. Reads the bytes only, so that a refused file stays as it is."""
     try:
         with path.open("rb") as file:
@@ -347,18 +155,18 @@ def _too_new(path: Path, found: int, version: int) -> str:
     )
 
 
-def _make_private(path: Path) -> None:
+def make_private(path: Path) -> None:
     """SQLite gives the journal the mode of the file, so the file's mode is enough where it is there first."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
         for suffix in ("", "-wal", "-shm", ".lock"):
             with contextlib.suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).chmod(_MODE)
+                path.with_name(path.name + suffix).chmod(MODE)
     except OSError as error:
         raise StoreError(f"the outbox cannot be opened for writing: {error}") from error
 
 
-def _configure(db: sqlite3.Connection, path: Path, fresh: bool) -> None:
+def configure(db: sqlite3.Connection, path: Path, fresh: bool) -> None:
     db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     if fresh:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first page is written, else it has no effect
@@ -383,7 +191,7 @@ def _configure(db: sqlite3.Connection, path: Path, fresh: bool) -> None:
             )
 
 
-def _migrate(db: sqlite3.Connection, path: Path, schema: str, version: int, migrations: Mapping[int, str]) -> None:
+def migrate(db: sqlite3.Connection, path: Path, schema: str, version: int, migrations: Mapping[int, str]) -> None:
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found > version:
         raise SchemaTooNew(_too_new(path, found, version))

@@ -12,8 +12,9 @@ import sqlite3
 from pathlib import Path
 
 from gateway.outbox import wal
-from gateway.outbox.database import Opened, connect_again, sentences
+from gateway.outbox.database import connect_again, sentences
 from gateway.outbox.errors import StoreError
+from gateway.outbox.opening import Opened
 
 
 def give_up(opened: Opened, path: Path) -> None:

@@ -12,6 +12,7 @@ and flushed before it has the outbox's name.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import time
@@ -51,8 +52,8 @@ class Salvaged:
 def name_aside(path: Path) -> str:
     """A name that nothing has yet."""
     name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    taken = sum(1 for _ in path.parent.glob(f"{name}*"))
-    return f"{name}.{taken}" if taken else name
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(1)))
+    return next(each for each in names if not path.with_name(each).exists())
 
 
 def salvage(path: Path, name: str, create: Callable[[Path], sqlite3.Connection]) -> Salvaged:
@@ -257,9 +258,10 @@ def _go_on_with_the_clock(new: sqlite3.Connection) -> None:
 
 
 def _forget_the_oldest(path: Path) -> None:
-    aside = sorted(
+    aside = [
         each for each in path.parent.glob(f"{path.name}.damaged-*") if not each.name.endswith(("-wal", "-journal"))
-    )
+    ]
+    aside.sort(key=lambda each: each.stat().st_ctime_ns)  # of the renaming, whatever the clock said
     for old in aside[:-KEPT_ASIDE]:
         _remove(old)
 

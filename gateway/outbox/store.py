@@ -18,10 +18,11 @@ import structlog
 
 from gateway.model import ClaimedEvent, Clock, Media, MediaKind
 from gateway.outbox import adding, claims, correcting, keeping, pictures, settling
+from gateway.outbox.choosing import Wish
 from gateway.outbox.correcting import Correction
-from gateway.outbox.database import open_database
 from gateway.outbox.errors import SchemaTooNew, StoreDamaged, StoreError, StoreForeign, StoreInUse
 from gateway.outbox.keeping import FindCamera, Revival
+from gateway.outbox.opening import open_database
 from gateway.outbox.pictures import Fetched, Later, MediaFile, Noted, Search
 from gateway.outbox.reserve import Reserve
 from gateway.outbox.rows import NEVER, Added, Compose, IntakeGroup, Mapped, Revived, chunks
@@ -156,7 +157,7 @@ class Store:
         fresh_only: bool = False,
     ) -> list[ClaimedEvent]:
         """At most `limit` events, at most one of a lane, none of busy or held lanes or held locations; bytes fixed."""
-        wish = claims.Wish(limit, frozenset(busy_lanes), frozenset(held), frozenset(held_locations), fresh_only)
+        wish = Wish(limit, frozenset(busy_lanes), frozenset(held), frozenset(held_locations), fresh_only)
         waiting = self._writer.submit(self._claims.claim, wish, abandoned=self._give_back, skip_if_cancelled=True)
         try:
             return cast("list[ClaimedEvent]", await waiting)

@@ -29,8 +29,9 @@ from typing import Any, Final
 import structlog
 
 from gateway.model import Clock
-from gateway.outbox.database import Opened, is_about_room, mark_damaged, store_error
+from gateway.outbox.database import is_about_room, store_error
 from gateway.outbox.errors import StoreDamaged, StoreError, StoreGone
+from gateway.outbox.opening import Opened, mark_damaged
 from gateway.outbox.reopening import give_up, reopen
 from gateway.outbox.reserve import Reserve
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gateway.media.files import MediaFolder, name_of
 from gateway.model import MediaKind
-from gateway.outbox import database, writer
+from gateway.outbox import database, opening, writer
 from gateway.outbox.store import IntakeGroup, StoreError
 from tests.faults.forgetful_disk import Faults
 from tests.step.outbox_kit import SNAPSHOT, Outbox, dead, deferred, delivered, in_the_writer, slot
@@ -135,13 +135,14 @@ def main(folder: str, faults: str, seed: str, mode: str) -> None:
     writer.LAZY_SECONDS = 3600.0  # type: ignore[misc]  # a timer would make each run another one
     database.WAL_PAGES = 40  # type: ignore[misc]  # the journal is carried over often
     if mode == "normal":
-        configure = database._configure
+        configure = database.configure
 
         def without_flush(db: sqlite3.Connection, path: Path, fresh: bool) -> None:
             configure(db, path, fresh)
             db.execute("PRAGMA synchronous = NORMAL")
 
-        database._configure = without_flush
+        database.configure = without_flush
+        opening.configure = without_flush  # type: ignore[attr-defined]
     asyncio.run(Life(Path(folder), Faults(Path(faults)), int(seed), mode).live())
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from gateway import app as app_module
-from gateway.app import App, StoreStopped, open_app
+from gateway import parts as parts_module
+from gateway.app import App, StoreStopped
+from gateway.build import open_app
 from gateway.host.systemd import Systemd
 from tests.fakes.configuration import GOOD, Place
 from tests.fakes.waiting import until
@@ -67,11 +69,11 @@ async def _for_ever(*_: Any, **__: Any) -> Any:
 
 
 def _hang_claim(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.store, "claim", _for_ever)
+    monkeypatch.setattr(app.parts.store, "claim", _for_ever)
 
 
 def _hang_commit(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.intake, "take", _for_ever)
+    monkeypatch.setattr(app.parts.intake, "take", _for_ever)
 
 
 @pytest.mark.parametrize(("hang", "step"), [(_hang_claim, "delivery"), (_hang_commit, "intake")])
@@ -85,8 +87,8 @@ async def test_the_watchdog_is_not_fed_when_a_step_hangs(
         monkeypatch.setattr(app_module, "GRACE_SECONDS", 0.1)
         hang(app, monkeypatch)
         async with running(app):
-            monkeypatch.setattr(app_module, "STUCK_SECONDS", 7.0)  # a healthy step goes round every 5 s
-            await until(lambda: app.beats.stuck() == [step], timeout=20)
+            monkeypatch.setattr(parts_module, "STUCK_SECONDS", 7.0)  # a healthy step goes round every 5 s
+            await until(lambda: app.parts.beats.stuck() == [step], timeout=20)
             await until(lambda: systemd.told[-1].startswith("STATUS="))
             fed = systemd.fed
             told = len(systemd.told)
@@ -99,7 +101,7 @@ async def test_a_disk_that_hangs_does_not_keep_the_watchdog_waiting(tmp_path: Pa
     release = threading.Event()
     async with gateway(tmp_path) as (app, systemd), running(app):
         await until(lambda: systemd.fed >= 1)
-        hanging = in_the_writer(app.store, lambda db: release.wait(30))
+        hanging = in_the_writer(app.parts.store, lambda db: release.wait(30))
         fed = systemd.fed
         try:
             await until(lambda: systemd.fed >= fed + 2)
@@ -118,7 +120,7 @@ async def test_a_store_whose_thread_has_ended_ends_the_process(tmp_path: Path, m
         def broken(*_: object, **__: object) -> None:
             raise RuntimeError("a bug in the thread itself")
 
-        monkeypatch.setattr(app.store._writer, "_commit", broken)
+        monkeypatch.setattr(app.parts.store._writer, "_commit", broken)
         with pytest.raises(ExceptionGroup) as failure:
             await task
         assert failure.group_contains(StoreStopped)

@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.model import Composed, Event, EventStatus, EventType
-from gateway.outbox.claims import (
-    ALARM_WAITS_MS,
-    COMPOSE_FAULTS_SPAN_MS,
-    DISARM_WAITS_MS,
-    FRESH_MS,
-    HEAD_ROWS,
-    Candidate,
-    merge,
-)
+from gateway.outbox.choosing import ALARM_WAITS_MS, DISARM_WAITS_MS, FRESH_MS, HEAD_ROWS, Candidate, merge
+from gateway.outbox.claims import COMPOSE_FAULTS_SPAN_MS
 from gateway.outbox.store import IntakeGroup
 from tests.step.outbox_kit import (
     CLIP,
@@ -413,3 +406,13 @@ async def test_a_claim_costs_the_same_however_much_waits(
     few = await steps_of_a_claim(tmp_path, 1_000, prepare, **wish)
     many = await steps_of_a_claim(tmp_path, 20_000, prepare, **wish)
     assert many <= 1.5 * few, (few, many)
+
+
+async def test_what_was_received_before_the_fresh_ones_and_stored_after_them_waits_for_none_of_them(
+    tmp_path: Path,
+) -> None:
+    """Intake could not store it at once."""
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        await outbox.add(outbox.alarm("fresh", "a"))
+        await outbox.add(outbox.alarm("belated", "b", received_ticks=outbox.clock.ticks - 20_000))
+        assert await outbox.claim(2) == ["fresh", "belated"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from gateway.model import EventType
-from gateway.outbox.claims import FRESH_MS
+from gateway.outbox.choosing import FRESH_MS
 from gateway.outbox.store import IntakeGroup
 from gateway.states import EventState
 from tests.step.outbox_kit import Outbox, dead, deferred, delivered, discarded

@@ -19,12 +19,12 @@ import pytest
 from gateway.outbox.database import (
     APPLICATION_ID,
     SCHEMA_VERSION,
-    open_database,
     read_only,
     schema_text,
     statements,
 )
 from gateway.outbox.ledger import Ledger
+from gateway.outbox.opening import open_database
 from gateway.outbox.store import SchemaTooNew, Store, StoreError, StoreForeign, StoreInUse
 from tests.fakes.clock import FakeClock
 from tests.step.outbox_kit import in_the_writer, open_outbox
@@ -98,7 +98,7 @@ async def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     code = (
         "import os, pathlib, sys\n"
-        "from gateway.outbox.database import open_database\n"
+        "from gateway.outbox.opening import open_database\n"
         "opened = open_database(pathlib.Path(sys.argv[1]))\n"
         "os.kill(os.getpid(), 9)\n"
     )

@@ -14,7 +14,7 @@ import pytest
 import structlog.testing
 
 from gateway.outbox import salvage
-from gateway.outbox.database import open_database
+from gateway.outbox.opening import open_database
 from gateway.outbox.store import StoreDamaged, StoreError, StoreForeign
 from tests.fakes.waiting import until
 from tests.step.outbox_kit import SNAPSHOT, Outbox, open_outbox

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.model import EventStatus, EventType, MediaKind, lane_of
-from gateway.outbox import claims, pictures
-from gateway.outbox.database import open_database, schema_text
+from gateway.outbox import choosing, claims, pictures
+from gateway.outbox.database import schema_text
+from gateway.outbox.opening import open_database
 from gateway.outbox.rows import NEVER
 from gateway.states import EventState, MediaState
 from tests.step.outbox_kit import open_outbox
@@ -153,13 +154,14 @@ def plan(tmp_path: Path, query: str) -> list[str]:
     ("query", "index"),
     [
         (claims.PROMOTE, "event_deferred"),
-        (claims.SENDING_LANES, "event_sending"),
-        (claims.FRESH_HEAD, "event_unsettled"),
-        (claims.BACKLOG_ALARMS, "event_ready"),
-        (claims.BACKLOG_REST, "event_ready"),
-        (claims.ARMING, "event_arming"),
-        (claims.LANE_HEADS, "event_ready_lane"),
-        (claims.LANE_REST, "event_ready_lane"),
+        (choosing.SENDING_LANES, "event_sending"),
+        (choosing.FRESH_HEAD, "event_unsettled"),
+        (choosing.BACKLOG_ALARMS, "event_ready"),
+        (choosing.BELATED_ALARMS, "event_ready"),
+        (choosing.BACKLOG_REST, "event_ready"),
+        (choosing.ARMING, "event_arming"),
+        (choosing.LANE_HEADS, "event_ready_lane"),
+        (choosing.LANE_REST, "event_ready_lane"),
         (pictures.TO_FETCH, "media_to_fetch"),
         (pictures.TO_PUT, "media_to_put"),
         (pictures.TO_CONFIRM, "media_to_confirm"),

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from gateway.app import Beats
 from gateway.bell import Bell
 from gateway.host.clock import Trust
 from gateway.model import EARLIEST_AT
 from gateway.outbox.store import Added, IntakeGroup, Store, StoreError
+from gateway.parts import Beats
 from gateway.supervision import Supervision
 from gateway.watch import Facts, Under
 from tests.fakes.machine import RIGHT_AT, MachineClock

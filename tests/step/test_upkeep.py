@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from gateway.app import STUCK_SECONDS
 from gateway.bell import Bell
 from gateway.media.files import best_name_of
 from gateway.model import MediaKind
 from gateway.outbox.errors import StoreError
+from gateway.parts import STUCK_SECONDS
 from gateway.simulator.faults import Discard
 from gateway.upkeep import Upkeep
 from tests.fakes.movies import jpeg_of, plain_movie

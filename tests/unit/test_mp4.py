@@ -111,7 +111,9 @@ def test_a_damaged_and_cut_movie_is_never_whole_when_its_boxes_are_not_filled(na
     movie = MOVIES[name]
     cut = data.draw(st.integers(0, len(movie) - 1))
     assert not read(movie[:cut]).whole
-    assert not read(movie[:cut] + b"\0" * data.draw(st.integers(1, 7))).whole
+    padding = data.draw(st.integers(1, 7))
+    if cut + padding < len(movie):  # else every box is filled again, and what is wrong is inside one
+        assert not read(movie[:cut] + b"\0" * padding).whole
 
 
 def test_a_file_full_of_tiny_boxes_ends_soon() -> None:

@@ -104,7 +104,7 @@ def look_at_header(path: Path, version: int, *, known: bool = False) -> bool:
     if header[:16] != _MAGIC or len(header) < 100:
         raise StoreForeign(f"{path} is not a database; move it away, or set another outbox.path")
     found, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
-    if (found, application) == (0, 0) and not _has_tables(path):
+    if (found, application) == (0, 0) and (_is_being_made(path) or not _has_tables(path)):
         return True  # the power went away during the first start
     if application != APPLICATION_ID:
         if known and _has_our_tables(path):
@@ -128,12 +128,14 @@ def _has_tables(path: Path) -> bool:
 
 
 def _is_being_made(path: Path) -> bool:
-    """The power went away while the first page was written: SQLite's rollback journal still tells of an empty file."""
+    """The power went away while the first page was written, or set to WAL: SQLite's rollback journal goes back to no
+    page, or to one, which cannot hold a table."""
     try:
         with path.with_name(path.name + "-journal").open("rb") as journal:
-            return journal.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
+            header = journal.read(20)
     except OSError:
         return False
+    return header[:8] == _JOURNAL_MAGIC and int.from_bytes(header[16:20], "big") <= 1
 
 
 def _has_our_tables(path: Path) -> bool:

@@ -54,12 +54,13 @@ class Promised:
 
 
 def cuts(seed: int, history: Sequence[Record], count: int = CUTS) -> dict[int, list[int]]:
-    """Where the cuts of a life are -> which of its numbers. Half of them come right after a promise."""
+    """Where the cuts of a life are -> their numbers. Half come right after a promise, some in the first start."""
     marks = [at + 1 for at, record in enumerate(history) if record.op == Op.MARK]
     chance = random.Random(f"cuts {seed}")
     found: dict[int, list[int]] = {}
     for number in range(count):
-        at = chance.choice(marks) if chance.random() < 0.5 else chance.randint(0, len(history))
+        anywhere, first_start = chance.randint(0, len(history)), chance.randint(0, marks[0])
+        at = chance.choice([*[chance.choice(marks)] * 5, *[anywhere] * 4, first_start])
         found.setdefault(at, []).append(number)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
@@ -24,11 +25,14 @@ class SmallDisk:
 
     def fill(self, *, but: int = 0) -> None:
         """Takes all space, except `but` bytes."""
+        with self._filler.open("ab") as file:
+            while (size := self._space() - but) > 0:
+                with contextlib.suppress(OSError):  # somebody else writes, too
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
+
+    def _space(self) -> int:
         space = os.statvfs(self.root)
-        size = max(0, space.f_bavail * space.f_frsize - but)
-        if size:
-            with self._filler.open("ab") as file:
-                os.posix_fallocate(file.fileno(), file.tell(), size)
+        return space.f_bavail * space.f_frsize
 
     def free(self) -> None:
         self._filler.unlink()

@@ -76,6 +76,7 @@ def _hang_commit(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.parts.intake, "take", _for_ever)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hang", "step"), [(_hang_claim, "delivery"), (_hang_commit, "intake")])
 async def test_the_watchdog_is_not_fed_when_a_step_hangs(
     hang: Callable[[App, pytest.MonkeyPatch], None],

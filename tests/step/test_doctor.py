@@ -235,6 +235,7 @@ async def test_what_is_wrong_is_found_all_at_once(
     assert levels(found, "token") == ["ok"]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 @pytest.mark.parametrize(("conf", "level"), [((), "warn"), (("max_queued_messages 300",), "FAIL")])
 async def test_a_broker_whose_configuration_cannot_be_read_is_tried(

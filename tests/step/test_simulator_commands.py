@@ -90,6 +90,7 @@ async def test_the_simulator_introduces_itself_and_ends_on_a_signal(tmp_path: Pa
         assert b"POST /oauth/token -> 200" in talk
 
 
+@pytest.mark.slow
 async def test_a_key_is_used_again_and_never_overwritten(tmp_path: Path) -> None:
     key_file, public_file = tmp_path / "key.pem", tmp_path / "public.pem"
     async with command("simulator", "--port", "0", "--json", "--key", str(key_file), TMPDIR=str(tmp_path)) as process:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.outbox import database
 from tests.step.outbox_kit import SNAPSHOT, Outbox, delivered, open_outbox
 
@@ -36,6 +38,7 @@ async def upkeep(outbox: Outbox, keep_days: int) -> None:
     await outbox.store.give_space_back(keep_pages=0)
 
 
+@pytest.mark.slow
 async def test_weeks_of_traffic_leave_a_file_as_long_as_what_is_kept(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         lengths: list[int] = []

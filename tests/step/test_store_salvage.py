@@ -100,6 +100,7 @@ async def test_what_can_be_read_of_a_damaged_file_goes_on(tmp_path: Path, name: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 50, 3 * PAGE, 30 * PAGE + 7])
 async def test_a_file_that_was_cut_off(tmp_path: Path, size: int) -> None:
     path = tmp_path / "outbox.db"

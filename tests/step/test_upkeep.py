@@ -85,6 +85,36 @@ async def test_pictures_give_way_when_the_disk_is_almost_full(world: World, monk
     assert world.files() == ["alarm-1.snapshot.0.jpg", "alarm-2.event_mp4.0.mp4", "alarm-2.snapshot.0.jpg"]
 
 
+async def test_closed_events_go_before_their_time_only_when_no_picture_is_left_to_go(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And never one that is on its way, nor one that a repetition may still fall on."""
+    free = [0]
+
+    async def free_bytes() -> int:
+        return free[0]
+
+    monkeypatch.setattr(world.folder, "free_bytes", free_bytes)
+    await fetched(world, 1)
+    await world.deliver()
+    world.clock.advance(2 * 86_400)
+    await fetched(world, 1, camera="yard")
+    await world.deliver()
+    await fetched(world, 1, camera="hall")
+
+    async def events() -> list[int]:
+        return [seq for (seq,) in await world.rows("event_seq")]
+
+    pressed = upkeep(world, reserve_bytes=1_000_000, least_keep_ms=DAY_MS)
+    free[0] = 2_000_000
+    await pressed.run_once()
+    assert await events() == [1, 2, 3]
+    free[0] = 0
+    await pressed.run_once()
+    assert await events() == [2, 3]
+    assert world.files() == [], "pictures went first"
+
+
 async def test_events_go_on_when_their_pictures_gave_way(world: World) -> None:
     await fetched(world, 1, event=True)
     with structlog.testing.capture_logs() as logs:

@@ -136,6 +136,7 @@ def test_a_value_that_cannot_be_printed_harms_nobody() -> None:
     assert redact(Broken()) == "<Broken that cannot be printed>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a-", "a.", "a", "token_", "-----BEGIN PRIVATE KEY-----", "'\\", "://a", "?a", "eyJ"])
 def test_long_hostile_texts_do_not_take_long(unit: str) -> None:
     """A camera's name or a server's answer decides what is searched: the timeout of this test is the promise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,9 +37,9 @@ class FamilyFacts:
 class KnownFamilies(Mapping[str, FamilyFacts]):
     """The built-in families, each read when it is asked for, and who can read a family of the site's own."""
 
+    @abstractmethod
     def read_own(self, name: str, document: Mapping[str, Any]) -> tuple[FamilyFacts, Sequence[tuple[Path, str]]]:
         """Its facts, and what is wrong with it: where in the document, and what."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

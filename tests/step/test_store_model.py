@@ -306,5 +306,8 @@ class StoreAndModel(RuleBasedStateMachine):
 
 TestStoreModel = StoreAndModel.TestCase
 TestStoreModel.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=min(60, (settings.default or settings()).max_examples),  # fewer under the quick profile
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )

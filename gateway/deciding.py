@@ -110,6 +110,8 @@ class Decider:
         for decision in conditions.due(
             self.memory, ticks, now_wall=self._clock.wall_ms(), location_id=self._location_id, connected=connected
         ):
+            if decision.outcome == "fault":
+                log.error("condition_failed_inside", reason=decision.reason)
             self._remember(decision.memory, group)
             for event in decision.events:
                 self._add(event, None, group, counted=False)

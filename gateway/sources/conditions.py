@@ -53,6 +53,9 @@ _UNMAPPED_OPEN_MS: Final = 15 * 60 * 1000
 _TWIN_MS: Final = 15 * 60 * 1000
 _UNMAPPED_WINDOW_MS: Final = 24 * 60 * 60 * 1000
 
+# An entry that cannot be handled (a bug, or one of another version) is looked at again after this.
+_FAULTY_FOR_MS: Final = 60 * 60 * 1000
+
 
 def decide(
     reading: Reading,
@@ -105,17 +108,23 @@ def decide(
 def due(memory: Memory, now_ticks: int, *, now_wall: int, location_id: str, connected: bool = True) -> list[Decision]:
     """What the passing of time comes to, one Decision for each entry; apply each before asking for more.
 
-    `connected`: without a connection nothing is heard, and no trouble is concluded from that; it waits.
+    `connected`: without a connection nothing is heard, and no trouble is concluded from that; it waits. An entry that
+    cannot be handled has the outcome `fault` and is put off: it would end this process, and each that follows.
     """
     decisions = []
     for key in memory.due_keys(now_ticks):
         entry = memory[key]
-        if entry["what"] == "open":
-            decisions.append(_timed_out(key, entry, now_ticks, now_wall, location_id))
-        elif entry["what"] == "trouble":
-            decisions.append(trouble_due(key, entry, memory, now_ticks, location_id=location_id, connected=connected))
-        else:
-            decisions.append(Decision("ignored", memory={key: None}))
+        try:
+            if entry["what"] == "open":
+                decided = _timed_out(key, entry, now_ticks, now_wall, location_id)
+            elif entry["what"] == "trouble":
+                decided = trouble_due(key, entry, memory, now_ticks, location_id=location_id, connected=connected)
+            else:
+                decided = Decision("ignored", memory={key: None})
+        except Exception as fault:
+            later = {**entry, "due": now_ticks + _FAULTY_FOR_MS}
+            decided = Decision("fault", f"{key}: {type(fault).__name__}: {fault}", memory={key: later})
+        decisions.append(decided)
     forgotten = memory.excess()
     if forgotten:
         decisions.append(Decision("ignored", "too much to remember", memory=dict.fromkeys(forgotten)))

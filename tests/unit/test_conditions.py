@@ -606,3 +606,13 @@ def test_a_failed_commit_leaves_the_memory_as_it_was(story: list[tuple[str, str,
     assert {key: dict(site.memory[key]) for key in site.memory} == entries
     expected = min((e["due"] for e in entries.values() if e.get("due") is not None), default=None)
     assert site.memory.next_due() == expected
+
+
+def test_an_entry_that_cannot_be_handled_is_put_off_and_holds_up_no_other() -> None:
+    """It stands in the store: raised, it would end this process and each that follows."""
+    memory = Memory({"open/nvr/x": {"what": "open", "due": 5}, "held/y": {"what": "held", "due": 6}})
+    faulty, other = due(memory, 10, now_wall=0, location_id="L")
+    assert (faulty.outcome, other.memory) == ("fault", {"held/y": None})
+    memory.apply(faulty.memory)
+    memory.apply(other.memory)
+    assert due(memory, 10, now_wall=0, location_id="L") == []

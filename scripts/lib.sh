@@ -104,6 +104,12 @@ ensure_compiler() {
         say "without a C compiler the tests of power cuts and failing disks cannot run; they are named at the end"
 }
 
+# libfaketime, for the tests of a machine whose clock is wrong.
+ensure_faketime() {
+    command -v faketime >/dev/null || apt_install faketime ||
+        say "without faketime the tests of a wrong clock cannot run; they are named at the end"
+}
+
 # Mosquitto, for the tests. The package would also start a broker at every boot: nobody has asked for that.
 ensure_mosquitto() {
     command -v mosquitto >/dev/null && return 0

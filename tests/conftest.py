@@ -1,6 +1,7 @@
 """What cannot run on a machine is named at the end; where `CI` is set it fails, unless it stands in `CANNOT_RUN`.
 
-A test says what it needs: `@pytest.mark.needs("mosquitto")`, or asks for a fixture that `FIXTURES_NEED` knows.
+A test says what it needs: `@pytest.mark.needs("mosquitto")`, or asks for a fixture that `FIXTURES_NEED` knows. One that
+is marked `small_disk` is run in another process where this one may not mount (tests/faults/small_disk.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Final
 
 import pytest
 from hypothesis import settings
+
+from tests.faults import small_disk
 
 CANNOT_RUN: Final = {
     "systemd-analyze": "a container or chroot without systemd has nothing that could read a unit",
@@ -41,8 +44,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.needs(FIXTURES_NEED[fixture]))
 
 
+def _missing(item: pytest.Item) -> list[str]:
+    return [name for mark in item.iter_markers("needs") for name in mark.args if shutil.which(name) is None]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    if _missing(item) or not small_disk.runs_elsewhere(item):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    item.ihook.pytest_runtest_logreport(report=small_disk.run_elsewhere(item))
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.session._setupstate.teardown_exact(nextitem)  # what the test before has left for this one
+    return True
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    missing = [name for mark in item.iter_markers("needs") for name in mark.args if shutil.which(name) is None]
+    missing = _missing(item)
     if missing:
         excused = all(name in CANNOT_RUN for name in missing)
         reason = f"needs {', '.join(missing)}" + (f": {CANNOT_RUN[missing[0]]}" if excused else "")
@@ -50,6 +68,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if _UNDER_CI and not excused:
             pytest.fail(f"{reason}, and this is a CI", pytrace=False)
         pytest.skip(reason)
+    if item.get_closest_marker("small_disk") is not None and small_disk.way() is None:
+        item.config.stash[_not_run][item.nodeid] = small_disk.WHY_NOT
+        pytest.skip(small_disk.WHY_NOT)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -30,6 +30,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gateway.app import StoreStopped
     from gateway.chekt.client import ClientError
     from gateway.chekt.keys import KeyUnusable
     from gateway.config import ConfigError, FileFault, Settings
@@ -58,7 +59,11 @@ def run(args: argparse.Namespace) -> int:
         log.error("store_cannot_be_opened", why=str(error))
         return 1
     except BaseExceptionGroup as group:
-        log.error("gateway_failed", exc_info=group)
+        match group.exceptions:
+            case [StoreStopped() as stopped]:  # its words say all; a traceback would bury them
+                log.error("gateway_failed", why=str(stopped))
+            case _:
+                log.error("gateway_failed", exc_info=group)
         return 1
     log.info("gateway_stopped")
     return 0

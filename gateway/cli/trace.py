@@ -12,7 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.cli.asking import NoAnswer, add_config_option, ask_gateway, find_place, local_time, table
+from gateway.cli.asking import NoAnswer, add_config_option, ago, ask_gateway, find_place, local_time, table
+from gateway.model import UNBOUNDED_MS
 from gateway.states import EventState
 
 
@@ -60,6 +61,8 @@ def describe(event: Mapping[str, Any]) -> str:
     camera = event["camera"] or event["source_camera"]
     lines.append(f"camera   {camera or '-'} ({event['camera_id'] or 'no camera_id'}), source {event['source']}")
     lines.append(f"time     {local_time(event['event_time'], milliseconds=True)} ({event['event_time']})")
+    if event["age_unknown_ms"] is not None:
+        lines.append(f"         it waited in the broker before it was received, {_bound(event['age_unknown_ms'])}")
     lines.append(f"state    {event['state']}" + (f": {event['reason']}" if event["reason"] else ""))
     if event["chekt_event_id"]:
         lines.append(f"CHeKT    {event['chekt_event_id']} (response {event['response_id'] or '-'})")
@@ -70,9 +73,13 @@ def describe(event: Mapping[str, Any]) -> str:
     first = event["hops"][0]["ticks"]
     rows = []
     for hop in event["hops"]:
-        after = "" if hop["ticks"] is None else f"+{(hop['ticks'] - first) / 1000:.3f} s"
-        rows.append((local_time(hop["at"], milliseconds=True), after, hop["what"], _detail(hop["detail"])))
+        after = (hop["ticks"] - first) / 1000
+        rows.append((local_time(hop["at"], milliseconds=True), f"{after:+.3f} s", hop["what"], _detail(hop["detail"])))
     return "\n".join([*lines, "", table(rows, ("TIME", "SINCE RECEIPT", "WHAT", "DETAIL"))])
+
+
+def _bound(at_most_ms: int) -> str:
+    return "nobody can tell how long" if at_most_ms >= UNBOUNDED_MS else f"for at most {ago(at_most_ms / 1000)}"
 
 
 def _detail(detail: Mapping[str, Any]) -> str:

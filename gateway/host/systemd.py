@@ -14,6 +14,7 @@ from typing import Final
 
 # Seconds that a full queue of PID 1 may hold us up: READY= must not get lost easily, the event loop must not stand.
 _SEND_TIMEOUT: Final = 1.0
+AT_WORK_SECONDS: Final = 120.0  # a slow card may need so long for one flush
 
 
 class Systemd:
@@ -45,9 +46,10 @@ class Systemd:
         # sd_notify(3): MONOTONIC_USEC= belongs to RELOADING=1 from systemd 253 on; older ones ignore it.
         return self._notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
-    def extend_timeout(self, seconds: float) -> bool:
-        """A long migration or salvage: start or stop may take this much longer, counted from now."""
-        return self._notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
+    def at_work(self, what: str) -> bool:
+        """Before READY=1: the start goes on, and may take a while longer from now on. To be told again in time."""
+        # sd_notify(3), EXTEND_TIMEOUT_USEC=: beyond TimeoutStartSec= the service must tell it within each such while.
+        return self._notify(f"EXTEND_TIMEOUT_USEC={round(AT_WORK_SECONDS * 1_000_000)}", _status(what))
 
     def _notify(self, *assignments: str) -> bool:
         if self._address is None:

@@ -28,7 +28,8 @@ _COLUMNS: Final = (
     "event_id, state, ready, next_at, event_type, event_status, location_id, recorder_id, camera_id, source, camera, "
     "source_camera, source_id, state_key, kind, topic, follows, signal, details, event_at, "
     "received_at, received_ticks, "
-    "age_unknown_ms, stored_at, waits_since_ticks, reason, closed_ticks, raw, raw_bytes, raw_sha256"
+    "age_unknown_ms, stored_at, waits_since_ticks, reason, closed_ticks, raw, raw_bytes, raw_sha256, stored_ticks, "
+    "away_since_at"
 )
 _WIDTH: Final = _COLUMNS.count(",") + 1
 
@@ -46,18 +47,18 @@ def add(transaction: Transaction, groups: Sequence[IntakeGroup]) -> Sequence[Add
 
 
 def acknowledged(
-    transaction: Transaction, notes: Sequence[tuple[Sequence[str], Sequence[bytes], int]]
+    transaction: Transaction, notes: Sequence[tuple[Sequence[str], Sequence[bytes], int, int]]
 ) -> Sequence[None]:
     """Lazy: the broker has been told."""
-    pairs = [(event_id, at) for event_ids, _, at in notes for event_id in event_ids]
-    for part in chunks(pairs):
+    told = [(event_id, at, ticks) for event_ids, _, at, ticks in notes for event_id in event_ids]
+    for part in chunks(told):
         transaction.db.execute(
-            f"WITH told (event_id, at) AS (VALUES {marks(len(part), 2)}) "
-            "UPDATE event SET acknowledged_at = told.at FROM told "
+            f"WITH told (event_id, at, ticks) AS (VALUES {marks(len(part), 3)}) "
+            "UPDATE event SET acknowledged_at = told.at, acknowledged_ticks = told.ticks FROM told "
             "WHERE event.event_id = told.event_id AND event.acknowledged_at IS NULL",
             flat(part),
         )
-    counted = Counter(digest for _, digests, _ in notes for digest in digests)
+    counted = Counter(digest for _, digests, *_ in notes for digest in digests)
     for hashes in chunks(list(counted.items())):
         known = f"WITH told (hash, count) AS (VALUES {marks(len(hashes), 2)}) "
         # Those that end go first, since no row may ever count nothing.
@@ -141,6 +142,8 @@ def _row(transaction: Transaction, event: NewEvent) -> Row:
         event.raw,
         event.raw_bytes,
         event.raw_sha256,
+        transaction.ticks,
+        event.away_since_at,
     )
 
 

@@ -54,7 +54,7 @@ ARMING: Final = (
 )
 OLDER_ALARM: Final = (
     "SELECT 1 FROM event INDEXED BY event_unsettled "
-    f"WHERE {_UNSETTLED} AND rank = 0 AND location_id = ? AND event_at < ? LIMIT 1"
+    f"WHERE {_UNSETTLED} AND rank = 0 AND location_id = ? AND (event_at, seq) < (?, ?) LIMIT 1"
 )
 # From lane to lane, and the first entry of each: only the index is read, however long a lane is.
 _FIRST_OF_LANE: Final = (
@@ -205,7 +205,8 @@ def _arming_rule(transaction: Transaction) -> Callable[[Candidate], bool]:
         )
         if earlier or candidate.event_status == EventStatus.ACTIVE:
             return earlier
-        alarm = transaction.db.execute(OLDER_ALARM, (candidate.location_id, candidate.event_at)).fetchone()
+        older = (candidate.location_id, candidate.event_at, candidate.seq)
+        alarm = transaction.db.execute(OLDER_ALARM, older).fetchone()
         return alarm is not None
 
     return waits

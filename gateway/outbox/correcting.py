@@ -2,7 +2,8 @@
 
 Ticks never lie within one life of the gateway: what was received then is dated exactly. Of earlier lives it is not
 known how long nobody ran; their rows are touched only where they tell an impossible time, and get the latest possible.
-What the cloud may have seen stays as it was sent. `judge_again` is a rule of the sources and comes in as an argument.
+What waited in the broker while nobody ran has another longest time then, too. What the cloud may have seen stays as it
+was sent. `judge_again` is a rule of the sources and comes in as an argument.
 """
 
 # ruff: noqa: S608 - statements are put together from our own words; every value is a parameter
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.model import EARLIEST_AT
+from gateway.model import EARLIEST_AT, bound_age
 from gateway.outbox.claims import write_hops
 from gateway.outbox.rows import Row, to_json
 from gateway.outbox.writer import Transaction
@@ -34,7 +35,7 @@ _WRONG: Final = (
     f"(received_ticks < :life AND received_ticks >= :suspect AND (received_at < {EARLIEST_AT} "
     f"OR (:sure AND received_at > :base + received_ticks + {AGREE_MS}))))"
 )
-_COLUMNS: Final = "seq, state, fixed, event_at, received_at, received_ticks, details, age_unknown_ms"
+_COLUMNS: Final = "seq, state, fixed, event_at, received_at, received_ticks, details, age_unknown_ms, away_since_at"
 UNSETTLED: Final = (
     f"SELECT {_COLUMNS} FROM event INDEXED BY event_unsettled WHERE state IN ('pending', 'sending') "
     f"AND rank IN (0, 1, 2) AND {_WRONG} LIMIT {CORRECTED_ROWS}"
@@ -81,7 +82,7 @@ def _correct(transaction: Transaction, correction: Correction) -> int:
 
 
 def _correct_row(transaction: Transaction, row: Row, correction: Correction) -> None:
-    seq, state, fixed, event_at, received_at, received_ticks, details, age_unknown_ms = row
+    seq, state, fixed, event_at, received_at, received_ticks, details, age_unknown_ms, away_since_at = row
     right = correction.base + received_ticks
     by = right - received_at
     db = transaction.db
@@ -90,6 +91,8 @@ def _correct_row(transaction: Transaction, row: Row, correction: Correction) -> 
         "WHERE seq = ?",
         (right, by, by, seq),
     )
+    if away_since_at is not None:
+        db.execute("UPDATE event SET age_unknown_ms = ? WHERE seq = ?", (bound_age(right, away_since_at), seq))
     hop = {"by_ms": by, "received_at": received_at}
     if state != EventState.SENDING and not fixed:  # nobody outside has seen its bytes
         event_right = correction.judge_again(event_at, received_at, right, json.loads(details), age_unknown_ms)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.outbox.errors import SchemaTooNew, StoreDamaged, StoreError, StoreForeign
+from gateway.outbox.holes import Unreadable, pread
 
 APPLICATION_ID: Final = 0x43484B54  # "CHKT", in the header of every file of ours
 SCHEMA_VERSION: Final = 1  # of schema.sql, in the header as user_version
@@ -33,10 +34,12 @@ MODE: Final = 0o600
 
 
 def connect_again(path: Path) -> sqlite3.Connection:
-    """To a file that `open_database` has opened before, under the same lock."""
+    """To a file that `open_database` has opened before, under the same lock; it has begun to write once already."""
     db = connect(path)
     try:
         configure(db, path, fresh=False)
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("ROLLBACK")
     except BaseException:
         db.close()
         raise
@@ -88,12 +91,14 @@ def look_at_header(path: Path, version: int, *, known: bool = False) -> bool:
     """True where there is no database yet. Reads the bytes only, so that a refused file stays as it is."""
     try:
         with path.open("rb") as file:
-            header = file.read(100)
+            header = pread(file.fileno(), 100, 0)
     except FileNotFoundError:
         return True
     except PermissionError as error:
         raise StoreError(f"the outbox {path} is closed to you; run this as root or as chekt-gateway") from error
     except OSError as error:
+        if known and isinstance(error, Unreadable):
+            raise StoreDamaged(f"the outbox {path} is damaged: {error}") from error
         raise StoreError(f"the outbox cannot be read: {error}") from error
     if (header[:16] != _MAGIC or len(header) < 100) and _is_being_made(path):
         return True

@@ -5,7 +5,7 @@ StoreError          the store refuses: disk full, I/O error, read-only, locked
  +- SchemaTooNew    it was written by a newer version
  +- StoreForeign    the file is something else
  +- StoreDamaged    the file cannot be read as a database any more
- +- StoreGone       the file was moved or removed while the gateway runs
+ +- StoreGone       the file was moved or removed while the gateway runs, or only a new process can use it again
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ _LISTED: Final = (
     "camera_id",
     "event_at",
     "received_at",
+    "age_unknown_ms",
     "delivered_at",
     "attempts",
     "chekt_event_id",
@@ -47,6 +48,15 @@ _LISTED: Final = (
     "acknowledged_at",
     "raw_bytes",
     "raw_sha256",
+)
+_FOR_HOPS: Final = (
+    "seq",
+    "received_ticks",
+    "stored_at",
+    "stored_ticks",
+    "acknowledged_ticks",
+    "attempt_at",
+    "attempt_ticks",
 )
 _PAGE_ROWS: Final = 500
 _TIMES: Final = ("event_at", "received_at", "delivered_at", "acknowledged_at")
@@ -162,7 +172,7 @@ class Ledger:
         if wanted.since_at is not None:
             conditions.append("received_at >= ?")
             values.append(wanted.since_at)
-        names = ["seq", "received_ticks", "stored_at", "attempt_at", "attempt_ticks", *_LISTED]
+        names = [*_FOR_HOPS, *_LISTED]
         conditions.append("seq < ?" if newest_first else "seq > ?")
         query = (
             f"SELECT {', '.join(names)} FROM event WHERE {' AND '.join(conditions)} "
@@ -182,7 +192,7 @@ class Ledger:
 
     def trace(self, event_id: str) -> dict[str, Any] | None:
         """Everything that happened to one event: its row, its pictures, and each hop with both times."""
-        names = ["seq", "received_ticks", "stored_at", "attempt_at", "attempt_ticks", "next_at", "details", *_LISTED]
+        names = [*_FOR_HOPS, "details", *_LISTED]
         with reading(self._db, self._path):
             row = self._db.execute(f"SELECT {', '.join(names)} FROM event WHERE event_id = ?", (event_id,)).fetchone()
             if row is None:
@@ -205,21 +215,20 @@ class Ledger:
 
     def _hops(self, event: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Receipt, commit and acknowledgement stand in the row, the rest in the ledger; ordered by our own clock."""
-        received = event["received_ticks"]
-        hops = [_hop("received", event["received_at"], received, {"topic": event["topic"]} if event["topic"] else {})]
-        hops.append(_hop("stored", event["stored_at"], None, {}))
+        topic = {"topic": event["topic"]} if event["topic"] else {}
+        hops = [_hop("received", event["received_at"], event["received_ticks"], topic)]
+        hops.append(_hop("stored", event["stored_at"], event["stored_ticks"], {}))
         if event["acknowledged_at"] is not None:
-            hops.append(_hop("acknowledged", event["acknowledged_at"], None, {}))
+            hops.append(_hop("acknowledged", event["acknowledged_at"], event["acknowledged_ticks"], {}))
         query = "SELECT at, ticks, what, detail FROM hop WHERE event_seq = ? ORDER BY id"
-        later: list[dict[str, Any]] = []
         for at, ticks, what, detail in self._db.execute(query, (event["seq"],)):
-            later += _spread(at, ticks, what, json.loads(detail))
+            hops += _spread(at, ticks, what, json.loads(detail))
         if event["state"] == EventState.SENDING:
-            later.append(
-                _hop("attempt_started", event["attempt_at"], event.get("attempt_ticks"), {"attempt": event["attempts"]})
+            hops.append(
+                _hop("attempt_started", event["attempt_at"], event["attempt_ticks"], {"attempt": event["attempts"]})
             )
-        later.sort(key=lambda hop: hop["ticks"] if hop["ticks"] is not None else received)
-        return hops + later
+        hops.sort(key=lambda hop: hop["ticks"])
+        return hops
 
 
 def _spread(at: int, ticks: int, what: str, detail: dict[str, Any]) -> Sequence[dict[str, Any]]:
@@ -236,7 +245,7 @@ def _spread(at: int, ticks: int, what: str, detail: dict[str, Any]) -> Sequence[
     return [*hops, _hop("settled", at, ticks, number | detail)]
 
 
-def _hop(what: str, at: int, ticks: int | None, detail: Mapping[str, Any]) -> dict[str, Any]:
+def _hop(what: str, at: int, ticks: int, detail: Mapping[str, Any]) -> dict[str, Any]:
     return {"what": what, "at": iso_utc(at), "ticks": ticks, "detail": dict(detail)}
 
 

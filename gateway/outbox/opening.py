@@ -1,7 +1,8 @@
 """Opening the store: one process, a sound file, and what is done where it is not sound.
 
-Promises: one process works with it (flock on `<path>.lock`); a damaged file of ours is set aside, and what can be read
-is saved (`salvage`); a full disk does not keep us from starting while there is a reserve. Never a fallback to memory.
+Promises: one process works with it (flock on `<path>.lock`); a damaged file of ours, or one that the disk cannot read
+any more, is set aside, and what can be read is saved (`salvage`); a full disk does not keep us from starting while
+there is a reserve; work that lasts is told (`progress`). Never a fallback to memory.
 The lock's file also tells the next start what it has to know: whether a store of ours has been here, whether it was
 found damaged, whether saving it is under way.
 """
@@ -12,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,8 @@ from gateway.outbox.database import (
     sentences,
 )
 from gateway.outbox.errors import StoreDamaged, StoreError, StoreInUse
+from gateway.outbox.holes import is_unreadable
+from gateway.outbox.progress import Progress, Tell, leave
 from gateway.outbox.reserve import Reserve
 from gateway.outbox.salvage import Salvaged
 
@@ -66,14 +69,19 @@ def open_database(
     schema: str | None = None,
     version: int = SCHEMA_VERSION,
     migrations: Mapping[int, str] = MIGRATIONS,
+    tell: Tell | None = None,
 ) -> Opened:
-    """Locks, checks, opens, migrates. The connection may be handed to another thread, once."""
+    """Locks, checks, opens, migrates. The connection may be handed to another thread, once.
+
+    `tell` hears every few seconds what is being done, while it takes long.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"the folder of the outbox cannot be made: {error}") from error
     lock, note = _take_lock(path)
     tables = (schema or schema_text(), version, migrations)
+    progress = Progress(tell)
     salvaged = None
     try:
         aside = note.partition(_SALVAGING)[2].strip()
@@ -81,12 +89,13 @@ def open_database(
         opened: tuple[sqlite3.Connection, int] | None = None
         if damage is None:
             try:
-                opened = _open_with_room(path, tables, known=bool(note), suspect=_DAMAGED in note)
+                opened = _open_with_room(path, tables, progress, known=bool(note), suspect=_DAMAGED in note)
             except StoreDamaged as error:
                 damage = error
         if opened is None:
-            salvaged = _salvage(path, lock, aside, str(damage), tables)
-            opened = _open_undamaged(path, tables, known=True, suspect=False)
+            salvaged = _salvage(path, lock, aside, str(damage), tables, progress)
+            opened = _open_undamaged(path, tables, progress, known=True, suspect=False)
+        leave(opened[0])
         _write_note(lock, "")
     except BaseException:
         os.close(lock)
@@ -94,30 +103,36 @@ def open_database(
     return Opened(opened[0], lock, opened[1], salvaged)
 
 
-def _open_with_room(path: Path, tables: _Tables, *, known: bool, suspect: bool) -> tuple[sqlite3.Connection, int]:
+def _open_with_room(
+    path: Path, tables: _Tables, progress: Progress, *, known: bool, suspect: bool
+) -> tuple[sqlite3.Connection, int]:
     """Even the shared index of the journal needs some: a full disk must not keep us from starting."""
     try:
-        return _open_undamaged(path, tables, known=known, suspect=suspect)
+        return _open_undamaged(path, tables, progress, known=known, suspect=suspect)
     except StoreError as error:
         if not is_about_room(error.__cause__) or not Reserve(path, 0).release():
             raise
-    return _open_undamaged(path, tables, known=known, suspect=suspect)
+    return _open_undamaged(path, tables, progress, known=known, suspect=suspect)
 
 
-def _open_undamaged(path: Path, tables: _Tables, *, known: bool, suspect: bool) -> tuple[sqlite3.Connection, int]:
+def _open_undamaged(
+    path: Path, tables: _Tables, progress: Progress, *, known: bool, suspect: bool
+) -> tuple[sqlite3.Connection, int]:
     """Connection and base of the clock. `known`: a store of ours has been here; `suspect`: it was found damaged."""
     schema, version, migrations = tables
     fresh = look_at_header(path, version, known=known)
     make_private(path)
-    with sentences(path):
+    with _unreadable_is_damaged(path), sentences(path):
         if not fresh:
             _look_at_journal(path)
         db = connect(path)
+        progress.follow(db)
         try:
             configure(db, path, fresh)
             migrate(db, path, schema, version, migrations)
             _look_at_length(db, path)
             if suspect:
+                progress.begin("looking at the whole outbox, in which damage was met")
                 _look_at_everything(db, path)
             row = db.execute("SELECT value FROM meta WHERE key = 'ticks'").fetchone()
             # One more: no time of this life equals one of an earlier life.
@@ -127,8 +142,23 @@ def _open_undamaged(path: Path, tables: _Tables, *, known: bool, suspect: bool) 
             raise
 
 
-def _salvage(path: Path, lock: int, aside: str, why: str, tables: _Tables) -> Salvaged:
+@contextlib.contextmanager
+def _unreadable_is_damaged(path: Path) -> Iterator[None]:
+    """What the disk cannot read at a start it will not read at the next one either: better saved than tried for ever.
+
+    Should it have been a whim of the disk, everything is read, and nothing is lost by it.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if not isinstance(error, StoreDamaged) and is_unreadable(error.__cause__):
+            raise StoreDamaged(f"the outbox {path} is damaged: {error.__cause__}") from error
+        raise
+
+
+def _salvage(path: Path, lock: int, aside: str, why: str, tables: _Tables, progress: Progress) -> Salvaged:
     name = aside or salvage.name_aside(path)
+    progress.begin("saving what can be read of a damaged outbox")
     log.error("store_salvaging", why=why, aside=name)
     _write_note(lock, f"{_SALVAGING}{name}")
     Reserve(path, 0).release()
@@ -142,7 +172,7 @@ def _salvage(path: Path, lock: int, aside: str, why: str, tables: _Tables) -> Sa
 
     try:
         with sentences(path):
-            salvaged = salvage.salvage(path, name, create)
+            salvaged = salvage.salvage(path, name, create, progress)
     except OSError as error:
         raise StoreError(f"what can be read of the damaged outbox {path} cannot be saved: {error}") from error
     log.error("store_salvaged", what=str(salvaged), remedy="look at the disk: it may be dying; delete the damaged file")
@@ -211,7 +241,13 @@ def _take_lock(path: Path) -> tuple[int, str]:
     except OSError as error:
         os.close(lock)
         raise StoreError(f"the outbox cannot be locked, it needs a local file system: {error}") from error
-    return lock, os.read(lock, _NOTE_BYTES).decode("utf-8", "replace")
+    try:
+        return lock, os.read(lock, _NOTE_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        os.close(lock)
+        raise StoreError(
+            f"the lock of the outbox cannot be read: {error}; look at the disk, and remove {name}"
+        ) from error
 
 
 def _write_note(lock: int, note: str) -> None:

@@ -2,12 +2,13 @@
 
 Where an inner page of a table is gone, the rows below it are still there, each page complete in itself. Every leaf page
 is looked at, those excepted that the file's own map calls free; a row belongs to a table if it has as many columns.
+Values are decoded only of rows that are wanted: most have been read by their table already.
 Source: sqlite.org "Database File Format", sections 1.6, 1.8 (the map) and 2.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 PAGE_BYTES: Final = 4_096  # SQLite's default, and so that of every file of ours
@@ -25,18 +26,35 @@ class _Unreadable(Exception):
     pass
 
 
-def rows(file: BinaryIO) -> Iterator[Row]:
+def rows(file: BinaryIO, width: int, known: Callable[[int], bool], step: Callable[[], None]) -> Iterator[Row]:
+    """Rows of so many columns, without those whose number is known."""
     pages = file.seek(0, 2) // PAGE_BYTES
     for number in range(3, pages + 1):
+        step()
         page = _page(file, number)
         if page[:1] != bytes((_LEAF,)) or _is_free(file, number):
             continue
         count = int.from_bytes(page[3:5], "big")
-        for at in range(8, min(8 + 2 * count, PAGE_BYTES - 1), 2):
+        cells = [int.from_bytes(page[at : at + 2], "big") for at in range(8, min(8 + 2 * count, PAGE_BYTES - 1), 2)]
+        if not cells or _is_of_another_table(page, (cells[0], cells[-1]), width):
+            continue
+        for at in cells:
             try:
-                yield _row(file, page, int.from_bytes(page[at : at + 2], "big"))
+                size, begin = _varint(page, at)
+                row, begin = _varint(page, begin)
+                if not known(row) and _width(page, begin) == width:
+                    yield row, _values(_payload(file, page, begin, size))
             except (_Unreadable, IndexError, UnicodeDecodeError):
                 continue
+
+
+def _is_of_another_table(page: bytes, ends: tuple[int, int], width: int) -> bool:
+    """A page holds rows of one table. Where its first and its last row do not agree, each row is asked."""
+    try:
+        first, last = (_width(page, _varint(page, _varint(page, at)[1])[1]) for at in ends)
+    except IndexError:
+        return False
+    return first == last != width
 
 
 def _page(file: BinaryIO, number: int) -> bytes:
@@ -55,10 +73,16 @@ def _is_free(file: BinaryIO, number: int) -> bool:
     return entry[0] == _FREE and entry[1:] == bytes(4)
 
 
-def _row(file: BinaryIO, page: bytes, at: int) -> Row:
-    size, at = _varint(page, at)
-    number, at = _varint(page, at)
-    payload = _payload(file, page, at, size)
+def _width(page: bytes, at: int) -> int:
+    """Of the row that begins here: how many columns its header tells."""
+    size, begin = _varint(page, at)
+    kinds = page[begin : at + size]
+    if size > PAGE_BYTES or len(kinds) != at + size - begin:
+        raise IndexError
+    return sum(each < 0x80 for each in kinds)  # the last byte of each number
+
+
+def _values(payload: bytes) -> list[Any]:
     end, at = _varint(payload, 0)
     kinds: list[int] = []
     while at < end:
@@ -70,7 +94,7 @@ def _row(file: BinaryIO, page: bytes, at: int) -> Row:
         values.append(value)
     if at != len(payload):
         raise _Unreadable
-    return number, values
+    return values
 
 
 def _payload(file: BinaryIO, page: bytes, at: int, size: int) -> bytes:

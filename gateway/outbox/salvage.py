@@ -2,9 +2,10 @@
 
 The damaged file and its journal keep all their bytes under the name `<outbox>.damaged-<time>`. Rows are read by ranges
 of their number, down to the single row; then those that no table leads to any more, from the pages themselves
-(`pages`). What does not fit the tables (schema.sql) is not believed. Counters are counted anew. Promises: a crash at
-any moment is followed by the same work at the next start (a line in the lock file tells which); the new file is whole
-and flushed before it has the outbox's name.
+(`pages`). Where the disk cannot read a page, the copy that is worked on has a hole (`holes`). What does not fit the
+tables (schema.sql) is not believed. Counters are counted anew. Promises: a crash at any moment is followed by the same
+work at the next start (a line in the lock file tells which); the new file is whole and flushed before it has the
+outbox's name; whoever waits hears that the work goes on (`progress`).
 """
 
 # ruff: noqa: S608 - statements are put together from our own words; every value is a parameter
@@ -22,16 +23,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.outbox import pages, wal
+from gateway.outbox.holes import Reader
+from gateway.outbox.progress import Progress, leave
 
 KEPT_ASIDE: Final = 3  # damaged files; a card that dies would fill itself with them
 STEP_ROWS: Final = 512  # read at once
+COMMIT_ROWS: Final = 5_000  # written at once: bounds the journal of the new file
 SINGLE_ROWS: Final = 200_000  # that are tried one by one, before the rest of a table is given up
 TICKS_UNKNOWN_MS: Final = 3_600_000  # added where the clock's own value is lost: it must never run backwards
 
 _NUMBERED: Final = {"event": "seq", "media": "id", "hop": "id"}  # in the order of what refers to what
 _KEYED: Final = ("memory", "digest", "counter", "camera_seen", "meta")
 _ENDS: Final = ("stored", "duplicate", "closing", "ignored", "unmapped", "unreadable")
-_TICKS: Final = ("received_ticks", "attempt_ticks", "first_refused_ticks", "first_fault_ticks", "closed_ticks")
+_TICKS: Final = (
+    "received_ticks",
+    "stored_ticks",
+    "acknowledged_ticks",
+    "attempt_ticks",
+    "first_refused_ticks",
+    "first_fault_ticks",
+    "closed_ticks",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +51,17 @@ class Salvaged:
     aside: Path
     events: int
     media: int
-    missing: int  # events that had been counted and were not found
+    missing: int | None  # events that had been counted and were not found; None: the counts are lost, too
+    unreadable: int = 0  # pages that the disk could not read any more
 
     def __str__(self) -> str:
         lost = f"{self.missing} events could not be read" if self.missing else "no event is missing"
+        if self.missing is None:
+            lost = "nobody can tell how many are missing"
+        holes = f", {self.unreadable} pages of it cannot be read from the disk any more" if self.unreadable else ""
         return (
             f"the outbox was damaged: {self.events} events and {self.media} pictures were saved into a new one, "
-            f"{lost}; the damaged file is {self.aside}"
+            f"{lost}; the damaged file is {self.aside}{holes}"
         )
 
 
@@ -56,7 +72,7 @@ def name_aside(path: Path) -> str:
     return next(each for each in names if not path.with_name(each).exists())
 
 
-def salvage(path: Path, name: str, create: Callable[[Path], sqlite3.Connection]) -> Salvaged:
+def salvage(path: Path, name: str, create: Callable[[Path], sqlite3.Connection], progress: Progress) -> Salvaged:
     """May be called again with the same name after a crash. `create` makes an empty outbox, connected."""
     aside, fresh, image = (path.with_name(each) for each in (name, f"{path.name}.new", f"{path.name}.image"))
     if aside.exists() and path.exists():
@@ -72,12 +88,15 @@ def salvage(path: Path, name: str, create: Callable[[Path], sqlite3.Connection])
     new = create(fresh)
     try:
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        _make_image(aside, image, fresh, new)
+        unreadable = _make_image(aside, image, fresh, new, progress)
         old = sqlite3.connect(f"{image.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        progress.follow(old)
+        progress.follow(new)
         try:
-            found = _carry_over(old, new, image)
+            found = _carry_over(old, new, image, progress)
         finally:
             old.close()
+        leave(new)
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         new.close()
@@ -85,7 +104,7 @@ def salvage(path: Path, name: str, create: Callable[[Path], sqlite3.Connection])
     fresh.replace(path)
     _flush_names(path.parent)
     _forget_the_oldest(path)
-    return Salvaged(aside, *found)
+    return Salvaged(aside, *found, unreadable)
 
 
 def _done_before(path: Path, aside: Path) -> Salvaged:
@@ -98,18 +117,22 @@ def _done_before(path: Path, aside: Path) -> Salvaged:
         db.close()
 
 
-def _make_image(aside: Path, image: Path, template: Path, new: sqlite3.Connection) -> None:
-    """A copy with everything that the journal still tells; where its tables cannot be found, with new signposts."""
+def _make_image(aside: Path, image: Path, template: Path, new: sqlite3.Connection, progress: Progress) -> int:
+    """A copy with everything that the journal still tells; where its tables cannot be found, with new signposts.
+
+    Returns how many pages of both could not be read.
+    """
     handle = os.open(image, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with aside.open("rb") as damaged, open(handle, "wb", closefd=False) as copy:
-            while piece := damaged.read(1 << 20):
-                copy.write(piece)
-        wal.apply_whole_frames(aside, handle)
+            reader = Reader(damaged.fileno(), progress.step)
+            copy.writelines(reader.pieces())
+        unreadable = wal.apply_whole_frames(aside, handle, progress.step)
         if not _shows_its_tables(image):
             _write_signposts(handle, template, new)
     finally:
         os.close(handle)
+    return reader.lost + unreadable
 
 
 def _shows_its_tables(image: Path) -> bool:
@@ -139,13 +162,15 @@ def _write_signposts(image: int, template: Path, new: sqlite3.Connection) -> Non
     os.ftruncate(image, size * pages.PAGE_BYTES)
 
 
-def _carry_over(old: sqlite3.Connection, new: sqlite3.Connection, image: Path) -> tuple[int, int, int]:
+def _carry_over(
+    old: sqlite3.Connection, new: sqlite3.Connection, image: Path, progress: Progress
+) -> tuple[int, int, int | None]:
     old.execute("PRAGMA cell_size_check = ON")
     new.execute("BEGIN IMMEDIATE")
     for table, key in _NUMBERED.items():
         columns = ", ".join(row[1] for row in new.execute(f"PRAGMA table_info({table})"))
-        _insert(new, table, columns, _numbered_rows(old, table, key, columns))
-        _insert(new, table, columns, _stray_rows(image, columns.split(", ").index(key), columns.count(",") + 1))
+        _insert(new, table, columns, _numbered_rows(old, table, key, columns, progress))
+        _insert(new, table, columns, _stray_rows(new, table, key, columns, image, progress))
     for table in _KEYED:
         columns = ", ".join(row[1] for row in new.execute(f"PRAGMA table_info({table})"))
         _insert(new, table, columns, _keyed_rows(old, table, columns))
@@ -158,18 +183,24 @@ def _carry_over(old: sqlite3.Connection, new: sqlite3.Connection, image: Path) -
 
 def _insert(new: sqlite3.Connection, table: str, columns: str, rows: Iterator[Sequence[Any]]) -> None:
     statement = f"INSERT INTO {table} ({columns}) VALUES ({','.join('?' * (columns.count(',') + 1))})"
-    for row in rows:
-        with contextlib.suppress(sqlite3.Error):  # not believable, or twice
+    for number, row in enumerate(rows, start=1):
+        with contextlib.suppress(sqlite3.IntegrityError, sqlite3.DataError, OverflowError):  # not believable, or twice
             new.execute(statement, row)
+        if number % COMMIT_ROWS == 0:
+            new.execute("COMMIT")
+            new.execute("BEGIN IMMEDIATE")
 
 
-def _numbered_rows(old: sqlite3.Connection, table: str, key: str, columns: str) -> Iterator[Sequence[Any]]:
+def _numbered_rows(
+    old: sqlite3.Connection, table: str, key: str, columns: str, progress: Progress
+) -> Iterator[Sequence[Any]]:
     """By ranges; one that cannot be read is halved until it is a single row."""
     singles = 0
     waiting = [(1, _last(old, table, key))]
     query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE {key} BETWEEN ? AND ? ORDER BY {key} LIMIT {STEP_ROWS}"
     at = columns.split(", ").index(key)
     while waiting and singles < SINGLE_ROWS:
+        progress.step()
         first, last = waiting.pop()
         if first > last:
             continue
@@ -190,12 +221,18 @@ def _numbered_rows(old: sqlite3.Connection, table: str, key: str, columns: str) 
             waiting.append((rows[-1][at] + 1, last))
 
 
-def _stray_rows(image: Path, key: int, width: int) -> Iterator[Sequence[Any]]:
+def _stray_rows(
+    new: sqlite3.Connection, table: str, key: str, columns: str, image: Path, progress: Progress
+) -> Iterator[Sequence[Any]]:
+    names = columns.split(", ")
+
+    def known(number: int) -> bool:
+        return new.execute(f"SELECT 1 FROM {table} WHERE {key} = ?", (number,)).fetchone() is not None
+
     with image.open("rb") as file:
-        for number, values in pages.rows(file):
-            if len(values) == width:
-                values[key] = number  # stands beside the row, not in it
-                yield values
+        for number, values in pages.rows(file, len(names), known, progress.step):
+            values[names.index(key)] = number  # stands beside the row, not in it
+            yield values
 
 
 def _last(old: sqlite3.Connection, table: str, key: str) -> int:
@@ -229,7 +266,7 @@ def _go_on_counting(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
             new.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
 
 
-def _count_anew(new: sqlite3.Connection) -> tuple[int, int, int]:
+def _count_anew(new: sqlite3.Connection) -> tuple[int, int, int | None]:
     told = dict(new.execute("SELECT name, value FROM counter"))
     pruned = {name: value for name, value in told.items() if name.startswith("pruned_")}
     states = dict(new.execute("SELECT state, count(*) FROM event GROUP BY state"))
@@ -246,7 +283,8 @@ def _count_anew(new: sqlite3.Connection) -> tuple[int, int, int]:
         counted |= own | {"stored": events - sum(own.values()), "received": events}
     new.execute("DELETE FROM counter")
     new.executemany("INSERT INTO counter (name, value) VALUES (?, ?)", counted.items())
-    return events, sum(media.values()), max(0, told.get("events", 0) - counted["events"])
+    missing = max(0, told["events"] - counted["events"]) if "events" in told else None
+    return events, sum(media.values()), missing
 
 
 def _go_on_with_the_clock(new: sqlite3.Connection) -> None:

@@ -33,7 +33,7 @@ CREATE TABLE event (
     event_at            INTEGER NOT NULL,      -- when it happened
     received_at         INTEGER NOT NULL,      -- when its message was received
     received_ticks      INTEGER NOT NULL,      -- the same on our own clock
-    age_unknown_ms      INTEGER,               -- it waited in the broker for at most this long; NULL: its age is known
+    age_unknown_ms      INTEGER,               -- it waited in the broker for at most this long (a century: nobody can tell); NULL: its age is known
     stored_at           INTEGER NOT NULL,      -- when it was written here
     acknowledged_at     INTEGER,               -- when the broker was told that it is safe
     waits_since_ticks   INTEGER NOT NULL,      -- from when its patience counts: receipt, or the last revival
@@ -60,6 +60,9 @@ CREATE TABLE event (
     raw                 BLOB,                  -- unreadable only: the message, at most its first 64 KiB
     raw_bytes           INTEGER,               -- unreadable only: the length of the whole message
     raw_sha256          TEXT,                  -- unreadable only: the digest of the whole message
+    stored_ticks        INTEGER NOT NULL,      -- when it was written here, on our own clock
+    acknowledged_ticks  INTEGER,               -- when the broker was told, on our own clock
+    away_since_at       INTEGER,               -- when an earlier process heard its last message: from there age_unknown_ms counts; NULL: it was measured by our own clock
     CHECK (length(event_id) BETWEEN 1 AND 64),
     CHECK (state IN ('pending', 'sending', 'delivered', 'discarded', 'dead', 'folded', 'unmapped', 'unreadable')),
     CHECK (event_type IN ('alarm', 'trouble', 'arming')),
@@ -78,7 +81,8 @@ CREATE TABLE event (
     CHECK ((delivered_at IS NOT NULL) = (state = 'delivered')),
     CHECK ((closed_ticks IS NOT NULL) = (state IN ('delivered', 'discarded', 'folded', 'unreadable'))),
     CHECK (reason IS NOT NULL OR state NOT IN ('dead', 'discarded', 'folded', 'unmapped', 'unreadable')),
-    CHECK (state = 'unreadable' OR (raw IS NULL AND raw_bytes IS NULL AND raw_sha256 IS NULL))
+    CHECK (state = 'unreadable' OR (raw IS NULL AND raw_bytes IS NULL AND raw_sha256 IS NULL)),
+    CHECK ((acknowledged_at IS NULL) = (acknowledged_ticks IS NULL))
 ) STRICT;
 
 -- The claim: the head of the queue, and the head of each lane.

@@ -24,6 +24,7 @@ from gateway.outbox.errors import SchemaTooNew, StoreDamaged, StoreError, StoreF
 from gateway.outbox.keeping import FindCamera, Revival
 from gateway.outbox.opening import open_database
 from gateway.outbox.pictures import Fetched, Later, MediaFile, Noted, Search
+from gateway.outbox.progress import Tell
 from gateway.outbox.reserve import Reserve
 from gateway.outbox.rows import NEVER, Added, Compose, IntakeGroup, Mapped, Revived, chunks
 from gateway.outbox.settling import Settlement
@@ -74,9 +75,13 @@ class Store:
         make_clock: Callable[[int], Clock],
         compose: Compose | None = None,
         reserve_bytes: int = 0,
+        tell: Tell | None = None,
     ) -> Store:
-        """Takes the lock, brings the tables to this version, goes on with the clock where the last run stopped."""
-        opening = asyncio.ensure_future(asyncio.to_thread(open_database, path))
+        """Takes the lock, brings the tables to this version, goes on with the clock where the last run stopped.
+
+        `tell`: see `gateway.outbox.progress`; called in another thread.
+        """
+        opening = asyncio.ensure_future(asyncio.to_thread(open_database, path, tell=tell))
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -132,7 +137,8 @@ class Store:
 
     def acknowledged(self, event_ids: Sequence[str], digests: Sequence[bytes], at: int) -> None:
         """Lazy: the broker has been told, at this wall time."""
-        self._writer.submit_lazily(adding.acknowledged, (tuple(event_ids), tuple(digests), at))
+        now = self.clock.ticks_ms()
+        self._writer.submit_lazily(adding.acknowledged, (tuple(event_ids), tuple(digests), at, now))
 
     async def unacknowledged(self) -> Counter[bytes]:
         """Digests of messages that are safe here, but of which the broker may not have been told."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gateway.outbox.holes import Reader, pread
 from gateway.outbox.pages import PAGE_BYTES
 
 HEADER_BYTES: Final = 32
@@ -25,6 +26,10 @@ _INDEX: Final = struct.Struct("=IIIBBHIIIIIIII")
 _INDEX_BYTES: Final = 48
 
 Sum = tuple[int, int]
+
+
+class IndexUnusable(Exception):
+    """Nobody knows any more where the last commit ended. SQLite makes a new index, once nobody uses the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,13 @@ def wal_of(path: Path) -> Path:
 
 def read_index(path: Path) -> Index:
     """No connection of this process may be open: closing the file would take its locks (fcntl(2))."""
-    with path.with_name(path.name + "-shm").open("rb") as file:
-        raw, twin = file.read(_INDEX_BYTES), file.read(_INDEX_BYTES)
+    try:
+        with path.with_name(path.name + "-shm").open("rb") as file:
+            raw, twin = file.read(_INDEX_BYTES), file.read(_INDEX_BYTES)
+    except FileNotFoundError as error:
+        raise IndexUnusable("its index is gone") from error
     if len(raw) < _INDEX_BYTES or raw != twin or checksum(raw[:40], _NATIVE) != struct.unpack("=II", raw[40:48]):
-        raise OSError("its index is unreadable; restart the gateway")
+        raise IndexUnusable("its index is unreadable")
     page_bytes, frames = _INDEX.unpack(raw)[5:7]
     return Index(frames, (page_bytes & 0xFE00) + ((page_bytes & 1) << 16), raw[32:40])
 
@@ -68,8 +76,8 @@ def cut(path: Path) -> None:
     index = read_index(path)
     journal = os.open(wal_of(path), os.O_RDWR | os.O_CLOEXEC)
     try:
-        if index.frames and os.pread(journal, 8, 16) != index.salts:
-            raise OSError("it belongs to another index; restart the gateway")
+        if index.frames and pread(journal, 8, 16) != index.salts:
+            raise IndexUnusable("it belongs to another index")
         os.ftruncate(journal, index.size)
         os.fsync(journal)
     finally:
@@ -84,7 +92,7 @@ def rewrite(path: Path) -> None:
         return
     try:
         at = 0
-        while piece := os.pread(journal, 1 << 20, at):
+        while piece := pread(journal, 1 << 20, at):
             at += os.pwrite(journal, piece, at)
         if at:
             os.fsync(journal)
@@ -95,17 +103,24 @@ def rewrite(path: Path) -> None:
 def commits_behind_the_end(path: Path, recognised: int) -> int:
     """Commits of this generation that SQLite does not reach. Only the heads of the frames are read."""
     with wal_of(path).open("rb") as file:
-        salts = _generation(file.read(HEADER_BYTES + FRAME_HEADER_BYTES))
+        salts = _generation(pread(file.fileno(), HEADER_BYTES + FRAME_HEADER_BYTES, 0))
         found, step, size = 0, FRAME_HEADER_BYTES + PAGE_BYTES, os.fstat(file.fileno()).st_size
         for at in range(HEADER_BYTES + recognised * step, size - step + 1, step):
-            head = os.pread(file.fileno(), FRAME_HEADER_BYTES, at)
+            head = pread(file.fileno(), FRAME_HEADER_BYTES, at)
             found += head[8:16] == salts and head[4:8] != bytes(4)
         return found
 
 
-def apply_whole_frames(path: Path, image: int) -> None:
-    """Writes into the file `image` every frame of this generation that is whole by itself, up to the last commit."""
-    raw = wal_of(path).read_bytes() if wal_of(path).exists() else b""
+def apply_whole_frames(path: Path, image: int, step: Callable[[], None]) -> int:
+    """Writes into the file `image` every frame of this generation that is whole by itself, up to the last commit.
+
+    Returns how many pages of the journal could not be read.
+    """
+    if not wal_of(path).exists():
+        return 0
+    with wal_of(path).open("rb") as file:
+        reader = Reader(file.fileno(), step)
+        raw = b"".join(reader.pieces())
     salts = _generation(raw[: HEADER_BYTES + FRAME_HEADER_BYTES])
     frames = [frame for frame in _frames(raw) if frame.salts == salts and frame.whole]
     last = max((at for at, frame in enumerate(frames) if frame.pages_after_commit), default=-1)
@@ -113,6 +128,7 @@ def apply_whole_frames(path: Path, image: int) -> None:
         os.pwrite(image, frame.content, (frame.page - 1) * PAGE_BYTES)
     if last >= 0:
         os.ftruncate(image, frames[last].pages_after_commit * PAGE_BYTES)
+    return reader.lost
 
 
 def _generation(raw: bytes) -> bytes:

@@ -31,14 +31,17 @@ import structlog
 from gateway.model import Clock
 from gateway.outbox.database import is_about_room, store_error
 from gateway.outbox.errors import StoreDamaged, StoreError, StoreGone
+from gateway.outbox.holes import is_unreadable
 from gateway.outbox.opening import Opened, mark_damaged
-from gateway.outbox.reopening import give_up, reopen
+from gateway.outbox.reopening import Reopening
 from gateway.outbox.reserve import Reserve
 
 log = structlog.get_logger()
 
 LAZY_SECONDS: Final = 1.0  # how long a note may wait for somebody else's flush
 PROBE_SECONDS: Final = 1.0  # how often a store that refuses is tried, also when nobody asks for anything
+UNREADABLE_SECONDS: Final = 10.0  # a page that cannot be read again after so long, on another connection, is lost
+UNREADABLE_FORGOTTEN_SECONDS: Final = 600.0
 LAZY_LIMIT: Final = 10_000  # notes that are kept while the store refuses; older ones are given up
 GROUP_LIMIT: Final = 1_024  # operations in one commit: bounds how long the first of them waits
 
@@ -98,8 +101,8 @@ class Writer:
         self._clock = clock
         self._path = path
         self._reserve = reserve
-        self._doubtful = False  # the connection, after an error of the disk
-        self._given_up = False  # it, until there is a new one
+        self._reopening: Reopening | None = None  # after an error of the disk, until there is a new connection
+        self._unreadable_since = -math.inf
         self._over = False  # the file cannot be used any more in this life
         self._identity = _identity(path)
         self._loop = asyncio.get_running_loop()
@@ -214,6 +217,8 @@ class Writer:
             outcomes = self._transact(operations, always=always)
         except (sqlite3.Error, StoreError) as error:
             refused = error if isinstance(error, StoreError) else store_error(error, self._path)
+            if self._is_lost(error):
+                refused = StoreDamaged(f"the outbox {self._path} is damaged: {error}")
             if isinstance(refused, StoreDamaged):
                 # Nothing that is read from it can be believed. The next start looks at all of it.
                 log.error("store_damaged", why=str(refused), remedy="the gateway ends; its next start saves the rows")
@@ -233,6 +238,15 @@ class Writer:
                     log.error("outbox_note_failed", error=str(outcome), operation=operation.handler.__name__)
         self._call(_resolve, outcomes)
 
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether something could not be read, and again some time later: no whim of the disk."""
+        if not (is_unreadable(error) or is_unreadable(error.__cause__)):
+            return False
+        now = time.monotonic()
+        if now - self._unreadable_since > UNREADABLE_FORGOTTEN_SECONDS:
+            self._unreadable_since = now
+        return now - self._unreadable_since >= UNREADABLE_SECONDS
+
     def _transact(self, operations: list[Operation], *, always: bool) -> list[tuple[Operation, Any]]:
         """Raises what the store refuses with; then nothing has happened, and the next try may be made."""
         while True:
@@ -245,20 +259,18 @@ class Writer:
             except sqlite3.Error as error:
                 self._roll_back()
                 name = getattr(error, "sqlite_errorname", "")
-                self._doubtful = self._doubtful or name.startswith(_DISK_FAULTS)
+                if name.startswith(_DISK_FAULTS):
+                    self._reopening = Reopening(self._opened, self._path)
                 if is_about_room(error) and self._reserve.release():
                     log.warning("reserve_released", why=str(store_error(error, self._path)))
                     continue
                 raise
 
     def _renew(self) -> None:
-        """A connection that is not doubtful. Each part is tried again until it has succeeded."""
-        if self._doubtful:
-            give_up(self._opened, self._path)
-            self._doubtful, self._given_up = False, True
-        if self._given_up:
-            self._opened = reopen(self._opened, self._path)
-            self._db, self._given_up = self._opened.db, False
+        """A connection that is not doubtful."""
+        if self._reopening is not None:
+            self._opened = self._reopening.go_on()
+            self._db, self._reopening = self._opened.db, None
             log.info("store_reopened")
 
     def _attempt(self, operations: list[Operation], *, alone: bool, always: bool) -> list[tuple[Operation, Any]]:

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 SECTOR: Final = 512
 HERE: Final = Path(__file__).parent
 _HEADER: Final = struct.Struct("=IIQQ")
-_FAULTS: Final = struct.Struct("=iiii")
+_FAULTS: Final = struct.Struct("=iiiiiiQQQq")
 
 
 class Op:
@@ -175,14 +175,27 @@ def build(folder: Path) -> Path:
 class Faults:
     """What the witness does to every program that has been given this file; may be changed while it runs."""
 
-    def __init__(self, path: Path) -> None:
-        path.write_bytes(_FAULTS.pack(0, 0, 0, 0))
+    def __init__(self, path: Path, *, fresh: bool = True) -> None:
+        if fresh:
+            path.write_bytes(bytes(_FAULTS.size))
         self.path = path
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _FAULTS.size)
 
-    def set(self, *, sync_errno: int = 0, write_errno: int = 0, sync_ms: int = 0, syncs_left: int = 0) -> None:
-        self._map[:] = _FAULTS.pack(sync_errno, write_errno, sync_ms, syncs_left)
+    def set(
+        self,
+        *,
+        sync_errno: int = 0,
+        write_errno: int = 0,
+        sync_ms: int = 0,
+        syncs_left: int = 0,
+        read_errno: int = 0,
+        room_errno: int = 0,
+        unreadable: tuple[int, int, int] = (0, 0, 0),  # inode, first byte, behind the last byte
+        room: int = 0,
+    ) -> None:
+        numbers = (sync_errno, write_errno, sync_ms, syncs_left, read_errno, room_errno, *unreadable, room)
+        self._map[:] = _FAULTS.pack(*numbers)
 
 
 def witnessed(library: Path, folder: Path, *, log: Path | None = None, faults: Path | None = None) -> dict[str, str]:
@@ -195,13 +208,13 @@ def witnessed(library: Path, folder: Path, *, log: Path | None = None, faults: P
     return environment
 
 
-def record_life(library: Path, folder: Path, *arguments: object) -> list[Record]:
-    """One run of `tests.faults.life` in `folder`/state, as it happened to the disk."""
+def record_life(library: Path, folder: Path, program: str, *arguments: object) -> list[Record]:
+    """One run of a program in `folder`/state, as it happened to the disk."""
     state, log = folder / "state", folder / "history"
     state.mkdir(parents=True)
     faults = Faults(folder / "faults")
     subprocess.run(
-        [sys.executable, "-m", "tests.faults.life", os.fspath(state), os.fspath(faults.path), *map(str, arguments)],
+        [sys.executable, "-m", program, os.fspath(state), os.fspath(faults.path), *map(str, arguments)],
         check=True,
         timeout=120,
         env={**os.environ, "PYTHONHASHSEED": "0", **witnessed(library, state, log=log, faults=faults.path)},

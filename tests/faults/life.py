@@ -131,7 +131,7 @@ class Life:
         await self.outbox.store.recover()
 
 
-def main(folder: str, faults: str, seed: str, mode: str) -> None:
+def as_the_mode_says(mode: str) -> None:
     writer.LAZY_SECONDS = 3600.0  # type: ignore[misc]  # a timer would make each run another one
     database.WAL_PAGES = 40  # type: ignore[misc]  # the journal is carried over often
     if mode == "normal":
@@ -143,7 +143,11 @@ def main(folder: str, faults: str, seed: str, mode: str) -> None:
 
         database.configure = without_flush
         opening.configure = without_flush  # type: ignore[attr-defined]
-    asyncio.run(Life(Path(folder), Faults(Path(faults)), int(seed), mode).live())
+
+
+def main(folder: str, faults: str, seed: str, mode: str) -> None:
+    as_the_mode_says(mode)
+    asyncio.run(Life(Path(folder), Faults(Path(faults), fresh=False), int(seed), mode).live())
 
 
 if __name__ == "__main__":

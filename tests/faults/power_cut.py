@@ -1,6 +1,7 @@
 """What must hold after a power cut, whatever it left: `trial` plays one seed and says what is broken.
 
-A seed is a number: its life (which run of `tests.faults.life`) and its cut (where, and what of the rest is there).
+A seed is a number: its life (which run of `tests.faults.life` or `tests.faults.intake_life`) and its cut (where, and
+what of the rest is there).
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import asyncio
 import hashlib
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from gateway.media.files import FileFault, MediaFolder
+from tests.faults import intake_life
 from tests.faults.forgetful_disk import Disk, Op, Record, record_life
 from tests.step.outbox_kit import Outbox
 from tests.step.test_store_intake import assert_conserved
@@ -65,11 +67,19 @@ def cuts(seed: int, history: Sequence[Record], count: int = CUTS) -> dict[int, l
     return found
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Of lives."""
+
+    program: str
+    judge: Callable[[Path, Sequence[str]], Awaitable[str | None]]  # what the cut has left, the marks until then
+
+
 def trials(
-    library: Path, folder: Path, life: int, mode: str, *, count: int = CUTS, only: int | None = None
+    library: Path, folder: Path, kind: Kind, life: int, mode: str, *, count: int = CUTS, only: int | None = None
 ) -> Iterator[tuple[int, str | None]]:
     """(seed, what is broken) for the cuts of one life."""
-    history = record_life(library, folder / f"{mode}{life}", life, mode)
+    history = record_life(library, folder / f"{mode}{life}", kind.program, life, mode)
     disk = Disk(folder / f"{mode}{life}" / "state")
     wanted = cuts(life, history, count)
     for at in range(len(history) + 1):
@@ -80,17 +90,21 @@ def trials(
             target = folder / f"cut{seed}"
             target.mkdir()
             disk.cut(random.Random(seed), target)
-            promised = Promised()
-            promised.hear(disk.marks)
-            yield seed, asyncio.run(judge(target, promised))
+            yield seed, asyncio.run(_judged(kind, target, disk.marks))
             shutil.rmtree(target)
         if at < len(history):
             disk.play(history[at])
     shutil.rmtree(folder / f"{mode}{life}")
 
 
-async def judge(folder: Path, promised: Promised) -> str | None:
+async def _judged(kind: Kind, folder: Path, marks: Sequence[str]) -> str | None:
+    return await kind.judge(folder, marks)
+
+
+async def judge(folder: Path, marks: Sequence[str]) -> str | None:
     """Starts from what is there, twice. None: everything that was promised is kept."""
+    promised = Promised()
+    promised.hear(marks)
     outbox = Outbox(folder / "outbox.db")
     try:
         await outbox.open()
@@ -155,3 +169,9 @@ async def _look_at_files(outbox: Outbox, folder: Path, promised: Promised) -> No
         assert not missing, f"pictures that had been kept are gone: {sorted(missing)}"
     finally:
         files.close()
+
+
+KINDS: Final = {
+    "store": Kind("tests.faults.life", judge),
+    "intake": Kind("tests.faults.intake_life", intake_life.judge),
+}

@@ -1,7 +1,8 @@
 """The power goes away at any moment, on a disk that keeps only what was flushed (`forgetful_disk.py`).
 
-Each seed is one cut of one recorded life (`life.py`): the file is opened from what the cut left, and everything that
-had been promised is looked for (`power_cut.py`). A failing seed is played again with POWER_SEED=NUMBER, other ones with
+Each seed is one cut of one recorded life, of the store (`life.py`) or of intake behind a broker that sends again what
+was not acknowledged (`intake_life.py`): the file is opened from what the cut left, and everything that had been
+promised is looked for (`power_cut.py`). A failing seed is played again with POWER_SEED=NUMBER, other ones with
 POWER_FIRST=NUMBER and POWER_LIVES=NUMBER.
 """
 
@@ -14,7 +15,7 @@ from typing import Final
 import pytest
 
 from tests.faults.forgetful_disk import build
-from tests.faults.power_cut import CUTS, trials
+from tests.faults.power_cut import CUTS, KINDS, trials
 
 pytestmark = [pytest.mark.needs("cc"), pytest.mark.timeout(600)]
 
@@ -28,16 +29,18 @@ _LIVES: Final = (
 
 @pytest.mark.parametrize("mode", ["good", "failing"])
 @pytest.mark.parametrize("life", _LIVES)
-def test_what_was_promised_survives_any_cut(tmp_path: Path, life: int, mode: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_promised_survives_any_cut(tmp_path: Path, kind: str, life: int, mode: str) -> None:
     """`failing`: before the cut, flushes fail now and then, and what they had in hand may be gone."""
-    broken = [(seed, fault) for seed, fault in trials(build(tmp_path), tmp_path, life, mode, only=_ONLY) if fault]
-    assert not broken, f"again: POWER_SEED={broken[0][0]} scripts/test {__file__}"
+    found = trials(build(tmp_path), tmp_path, KINDS[kind], life, mode, only=_ONLY)
+    broken = [(seed, fault) for seed, fault in found if fault]
+    assert not broken, f"again: POWER_SEED={broken[0][0]} scripts/test '{__file__}' -k '{kind} and {mode}'"
 
 
-@pytest.mark.skipif(_ONLY is not None, reason="one seed was asked for")
 @pytest.mark.parametrize("mode", ["normal", "early"])
-def test_each_life_finds_the_faults_that_it_is_for(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_life_finds_the_faults_that_it_is_for(tmp_path: Path, kind: str, mode: str) -> None:
     """Controls: a commit without a flush, an acknowledgement before the commit. Every life must notice both."""
     for life in range(3):
-        faults = [fault for _, fault in trials(build(tmp_path), tmp_path, life, mode) if fault]
+        faults = [fault for _, fault in trials(build(tmp_path), tmp_path, KINDS[kind], life, mode) if fault]
         assert any("was acknowledged and is gone" in fault for fault in faults), f"life {life}"

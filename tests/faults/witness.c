@@ -3,9 +3,7 @@
  * WITNESS_FOLDER  the folder; everything elsewhere passes untouched
  * WITNESS_LOG     gets every change and every flush with its data, in the order in which they happened
  *                 (tests/faults/forgetful_disk.py reads it)
- * WITNESS_FAULTS  a file of four 32-bit numbers that may be changed at any time: errno of every flush, errno of every
- *                 write, milliseconds that every flush takes, and a number of flushes that still succeed before the
- *                 first of these takes effect
+ * WITNESS_FAULTS  a file that may be changed at any time, with what shall go wrong: `struct faults`
  *
  * A call and its record are one under a lock, so the log is a true history. The index of SQLite's journal (-shm) is
  * shared memory that is made anew after a power cut: it is left out.
@@ -22,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,7 +33,14 @@ struct record {
     uint64_t file, offset;
 };
 struct faults {
-    int32_t sync_errno, write_errno, sync_ms, syncs_left;
+    int32_t sync_errno;  /* of every flush */
+    int32_t write_errno; /* of every write; EROFS: of whatever changes a name or a length, too */
+    int32_t sync_ms;     /* that every flush takes */
+    int32_t syncs_left;  /* flushes that still succeed before the first of these takes effect */
+    int32_t read_errno;  /* of every read that touches these bytes of this file, whatever its name */
+    int32_t room_errno;  /* of whatever grows by more than there is room for */
+    uint64_t read_file, read_from, read_to;
+    int64_t room; /* bytes, for everything below the folder */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -96,6 +102,31 @@ static int below(const char *path, char *full) {
     return !strncmp(full, folder, folder_length) && (full[folder_length] == '/' || !full[folder_length]);
 }
 
+static int is_read_only(void) { return faults && faults->write_errno == EROFS; }
+
+static int refuse(int number) {
+    errno = number;
+    return -1;
+}
+
+/* Takes room, or gives it back: 0, or the error. */
+static int grow_by(int64_t bytes) {
+    if (!faults || !faults->room_errno || !bytes) return 0;
+    if (__sync_sub_and_fetch(&faults->room, bytes) >= 0 || bytes < 0) return 0;
+    __sync_add_and_fetch(&faults->room, bytes);
+    return faults->room_errno;
+}
+
+static int64_t length_of(int fd) {
+    struct stat now;
+    return fstat(fd, &now) ? 0 : now.st_size;
+}
+
+static int64_t length_of_last(const char *path) {
+    struct stat now;
+    return !lstat(path, &now) && S_ISREG(now.st_mode) && now.st_nlink == 1 ? now.st_size : 0;
+}
+
 void witness_mark(const char *text) {
     pthread_mutex_lock(&lock);
     put(MARK, 0, 0, text, strlen(text));
@@ -108,6 +139,11 @@ static int open_below(const char *path, int flags, mode_t mode) {
     pthread_mutex_lock(&lock);
     struct stat before, now;
     int was_there = !stat(full, &before);
+    if (is_read_only() && ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) || (!was_there && flags & O_CREAT))) {
+        pthread_mutex_unlock(&lock);
+        return refuse(EROFS);
+    }
+    if (was_there && (flags & O_TRUNC)) grow_by(-(int64_t)before.st_size);
     int fd = (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
     int failure = errno;
     if (fd >= 0 && fd < FDS && !fstat(fd, &now)) {
@@ -161,6 +197,12 @@ static ssize_t write_below(int fd, const void *data, size_t length, off_t offset
     }
     pthread_mutex_lock(&lock);
     if (!at) offset = (off_t)syscall(SYS_lseek, fd, 0, fcntl(fd, F_GETFL) & O_APPEND ? SEEK_END : SEEK_CUR);
+    int64_t more = offset + (int64_t)length - length_of(fd);
+    int no_room = grow_by(more > 0 ? more : 0);
+    if (no_room) {
+        pthread_mutex_unlock(&lock);
+        return refuse(no_room);
+    }
     ssize_t n = at ? syscall(SYS_pwrite64, fd, data, length, offset) : syscall(SYS_write, fd, data, length);
     int failure = errno;
     if (n > 0) put(WRITE, open_files[fd].file, (uint64_t)offset, data, (size_t)n);
@@ -172,21 +214,54 @@ ssize_t write(int fd, const void *data, size_t length) { return write_below(fd, 
 ssize_t pwrite(int fd, const void *data, size_t length, off_t at) { return write_below(fd, data, length, at, 1); }
 ssize_t pwrite64(int fd, const void *data, size_t length, off64_t at) { return write_below(fd, data, length, at, 1); }
 
+#define READ(name, number, arguments, offset, ...) \
+    ssize_t name arguments { \
+        if (is_ours(fd) && faults && faults->read_errno && open_files[fd].file == faults->read_file) { \
+            uint64_t from = (uint64_t)(offset); \
+            if (from < faults->read_to && from + length > faults->read_from) return refuse(faults->read_errno); \
+        } \
+        return syscall(number, __VA_ARGS__); \
+    }
+READ(read, SYS_read, (int fd, void *data, size_t length), syscall(SYS_lseek, fd, 0, SEEK_CUR), fd, data, length)
+READ(pread, SYS_pread64, (int fd, void *data, size_t length, off_t at), at, fd, data, length, at)
+READ(pread64, SYS_pread64, (int fd, void *data, size_t length, off64_t at), at, fd, data, length, at)
+
 static int truncate_below(int fd, off_t size) {
     if (!is_ours(fd)) return (int)syscall(SYS_ftruncate, fd, size);
+    if (is_read_only()) return refuse(EROFS);
     pthread_mutex_lock(&lock);
+    int64_t less = length_of(fd) - size;
+    grow_by(less > 0 ? -less : 0);
     int result = (int)syscall(SYS_ftruncate, fd, size), failure = errno;
     if (!result) put(TRUNCATE, open_files[fd].file, (uint64_t)size, "", 0);
     pthread_mutex_unlock(&lock);
     errno = failure;
     return result;
 }
+static int truncate_named(const char *path, off_t size) {
+    char full[8192];
+    if (!below(path, full)) return (int)syscall(SYS_truncate, path, size);
+    if (is_read_only()) return refuse(EROFS);
+    pthread_mutex_lock(&lock);
+    struct stat before = {0};
+    stat(full, &before);
+    int result = (int)syscall(SYS_truncate, path, size), failure = errno;
+    if (!result && before.st_size > size) grow_by(size - before.st_size);
+    if (!result) put(TRUNCATE, before.st_ino, (uint64_t)size, "", 0);
+    pthread_mutex_unlock(&lock);
+    errno = failure;
+    return result;
+}
+int truncate(const char *path, off_t size) { return truncate_named(path, size); }
+int truncate64(const char *path, off64_t size) { return truncate_named(path, size); }
 int ftruncate(int fd, off_t size) { return truncate_below(fd, size); }
 int ftruncate64(int fd, off64_t size) { return truncate_below(fd, size); }
 
 static int grow_below(int fd, off_t offset, off_t length) {
     pthread_mutex_lock(&lock);
-    int result = syscall(SYS_fallocate, fd, 0, offset, length) ? errno : 0;
+    int64_t more = is_ours(fd) ? offset + length - length_of(fd) : 0;
+    int result = is_ours(fd) && is_read_only() ? EROFS : grow_by(more > 0 ? more : 0);
+    if (!result) result = syscall(SYS_fallocate, fd, 0, offset, length) ? errno : 0;
     if (!result && is_ours(fd)) put(GROW, open_files[fd].file, (uint64_t)(offset + length), "", 0);
     pthread_mutex_unlock(&lock);
     return result;
@@ -224,9 +299,12 @@ int rename(const char *from, const char *to) {
     char full[8192 * 2], target[8192];
     REAL(int, "rename", const char *, const char *);
     if (!below(from, full) || !below(to, target)) return real(from, to);
+    if (is_read_only()) return refuse(EROFS);
     pthread_mutex_lock(&lock);
+    int64_t replaced = length_of_last(target);
     int result = real(from, to), failure = errno;
     if (!result) {
+        grow_by(-replaced);
         size_t length = strlen(full) + 1;
         strcpy(full + length, target);
         put(RENAME, 0, 0, full, length + strlen(target));
@@ -256,10 +334,31 @@ int unlink(const char *path) {
     char full[8192];
     REAL(int, "unlink", const char *);
     if (!below(path, full)) return real(path);
+    if (is_read_only()) return refuse(EROFS);
     pthread_mutex_lock(&lock);
+    int64_t length = length_of_last(full);
     int result = real(path), failure = errno;
+    if (!result) grow_by(-length);
     if (!result) put(UNLINK, 0, 0, full, strlen(full));
     pthread_mutex_unlock(&lock);
     errno = failure;
     return result;
 }
+
+#define ROOM(name, type, argument, is_below) \
+    int name(argument, struct type *found) { \
+        REAL(int, #name, argument, struct type *); \
+        int result = real(where, found); \
+        if (!result && faults && faults->room_errno && is_below) \
+            found->f_bfree = found->f_bavail = (uint64_t)faults->room / found->f_frsize; \
+        return result; \
+    }
+static int is_folder_below(const char *path) {
+    char full[8192], whole[4096];
+    return realpath(path, whole) && below(whole, full);
+}
+static int is_handle_below(int fd) { return is_ours(fd) || (fd >= 0 && fd < FDS && open_files[fd].folder); }
+ROOM(statvfs, statvfs, const char *where, is_folder_below(where))
+ROOM(statvfs64, statvfs64, const char *where, is_folder_below(where))
+ROOM(fstatvfs, statvfs, int where, is_handle_below(where))
+ROOM(fstatvfs64, statvfs64, int where, is_handle_below(where))

@@ -50,7 +50,7 @@ def alarm(name: str, clock: Clock, where: str = "c1", **changes: Any) -> NewEven
         received_ticks=clock.ticks_ms(),
         topic="nvr/events",
     )
-    return replace(event, **changes)
+    return event._replace(**changes)
 
 
 def compose(event: Event, media: Sequence[MediaOnDisk], sent_at: int) -> Composed:

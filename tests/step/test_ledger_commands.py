@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gateway.cli import main
 from gateway.cli.health import Reason, judge
 from gateway.config import Settings
 from gateway.host.control import ControlServer, socket_path
+from gateway.model import UNBOUNDED_MS
 from gateway.outbox.ledger import Filter, Ledger, Overview
 from gateway.states import EventState, MediaState
 from tests.fakes.configuration import contents
@@ -169,6 +171,15 @@ async def test_a_site_that_is_well_is_ok(site: Site) -> None:
     assert text.startswith("ok\n")
 
 
+async def test_a_cloud_that_was_not_asked_yet_is_neither_here_nor_away(site: Site) -> None:
+    async with of_today(site.outbox_path) as outbox, running(outbox, cloud={"reachable": None}):
+        shown = await site.status()
+        _, text, _ = await site.run("status")
+    assert shown["cloud"]["reachable"] is None
+    assert shown["state"] == "ok"
+    assert "cloud    not asked yet" in text
+
+
 async def test_without_a_running_gateway_the_rest_is_still_answered(site: Site) -> None:
     async with of_today(site.outbox_path) as outbox:
         await outbox.add(outbox.alarm("a"))
@@ -283,6 +294,16 @@ AWAY = {"connected": False, "url": "mqtt://b", "last_error": "refused"}
         ({"media": {"troubles": {"nvr": "401"}}}, "degraded", "nvr: 401"),
         ({"media": {"uploads_failing": 3}}, "degraded", "3 uploads"),
         ({"gaps": [{"at": MS - 1_000, "reason": "no session"}]}, "degraded", "no session"),
+        (
+            {"troubles": [{"source": "nvr", "camera": "front", "kind": "silence", "since_at": MS, "local": False}]},
+            "degraded",
+            "camera front silent since",
+        ),
+        (
+            {"troubles": [{"source": "nvr", "camera": None, "kind": "silence", "since_at": MS, "local": False}]},
+            "degraded",
+            "all cameras of nvr silent since",
+        ),
         (
             {"troubles": [{"source": "nvr", "camera": None, "kind": "offline", "since_at": MS, "local": True}]},
             "degraded",
@@ -464,8 +485,12 @@ async def test_a_long_list_is_read_in_pages(site: Site) -> None:
 
 async def test_a_trace_tells_every_hop_with_both_times(site: Site) -> None:
     async with of_today(site.outbox_path) as outbox:
-        await outbox.add(outbox.alarm("a", media=(SNAPSHOT, CLIP), details={"label": "person"}))
-        outbox.store.acknowledged(["a"], [], outbox.clock.wall + 3)
+        received = outbox.alarm("a", media=(SNAPSHOT, CLIP), details={"label": "person"})
+        outbox.clock.advance(0.02)
+        await outbox.add(received)
+        outbox.clock.advance(0.003)
+        outbox.store.acknowledged(["a"], [], outbox.clock.wall)
+        outbox.clock.advance(0.007)  # the note of it is written later, with another commit
         first = await outbox.claim_one()
         outbox.clock.advance(0.5)
         answer = {"http_status": 503, "text": "later"}
@@ -483,27 +508,40 @@ async def test_a_trace_tells_every_hop_with_both_times(site: Site) -> None:
         _, text, _ = await site.run("trace", "a")
     assert code == 0
     shown = json.loads(out)
-    began = outbox.clock.ticks - 3_750
-    assert [(hop["what"], hop["ticks"] and hop["ticks"] - began) for hop in shown["hops"]] == [
+    began = outbox.clock.ticks - 3_780
+    assert [(hop["what"], hop["ticks"] - began) for hop in shown["hops"]] == [
         ("received", 0),
-        ("stored", None),
-        ("acknowledged", None),
-        ("attempt_started", 0),
-        ("answered", 500),
-        ("settled", 500),
-        ("attempt_started", 1_500),
-        ("answered", 1_750),
-        ("settled", 1_750),
-        ("media_fetched", 1_750),
-        ("media_put", 2_750),
-        ("media_confirmed", 3_750),
+        ("stored", 20),
+        ("acknowledged", 23),
+        ("attempt_started", 30),
+        ("answered", 530),
+        ("settled", 530),
+        ("attempt_started", 1_530),
+        ("answered", 1_780),
+        ("settled", 1_780),
+        ("media_fetched", 1_780),
+        ("media_put", 2_780),
+        ("media_confirmed", 3_780),
     ]
+    # The fake clock moves both times alike: a hop whose wall time belongs to another moment would be seen.
+    walls = [round(datetime.fromisoformat(hop["at"]).timestamp() * 1000) for hop in shown["hops"]]
+    assert [wall - walls[0] for wall in walls] == [hop["ticks"] - began for hop in shown["hops"]]
     assert shown["hops"][4]["detail"] == {"attempt": 1, "http_status": 503, "text": "later"}
     assert shown["details"] == {"label": "person"}
     assert [(one["kind"], one["state"]) for one in shown["media"]] == [("snapshot", "done"), ("event_mp4", "lost")]
     assert "secret" not in out
     assert "no slot offered" in text
-    assert "+1.750 s" in text
+    assert "+0.020 s" in text and "+0.023 s" in text and "+1.780 s" in text
+
+
+@pytest.mark.parametrize(
+    ("at_most", "words"), [(5 * 3_600_000, "for at most 5 h"), (UNBOUNDED_MS, "nobody can tell how long")]
+)
+async def test_a_trace_says_that_the_age_is_unknown(site: Site, at_most: int, words: str) -> None:
+    async with of_today(site.outbox_path) as outbox:
+        await outbox.add(outbox.alarm("a", age_unknown_ms=at_most))
+    assert words in (await site.run("trace", "a"))[1]
+    assert json.loads((await site.run("trace", "a", "--json"))[1])["age_unknown_ms"] == at_most
 
 
 async def test_a_trace_shows_the_attempt_in_hand_and_one_that_was_broken_off(site: Site) -> None:

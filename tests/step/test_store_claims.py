@@ -226,6 +226,15 @@ async def test_a_disarmed_waits_until_older_alarms_are_settled(tmp_path: Path) -
         assert await outbox.claim() == ["disarmed"], "but it does not wait for ever"
 
 
+async def test_what_came_in_one_moment_goes_in_the_order_in_which_it_came(tmp_path: Path) -> None:
+    """A panel's words that waited in the broker arrive together, and have no times of their own."""
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        at = outbox.clock.wall
+        for name, terms in (("armed", ARMED), ("burglar", {"camera_id": "b"}), ("disarmed", DISARMED)):
+            await outbox.add(outbox.alarm(name, name, **terms, event_at=at))
+        assert [await outbox.settle_all(10) for _ in range(3)] == [["armed"], ["burglar"], ["disarmed"]]
+
+
 async def test_arming_keeps_its_order_within_a_site(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         now = outbox.clock.wall

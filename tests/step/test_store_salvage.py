@@ -6,18 +6,23 @@ import errno
 import os
 import random
 import shutil
+import socket
 import sqlite3
 import stat
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog.testing
 
-from gateway.outbox import salvage
+from gateway.host.systemd import Systemd
+from gateway.outbox import holes, progress, salvage
 from gateway.outbox.opening import open_database
-from gateway.outbox.store import StoreDamaged, StoreError, StoreForeign
+from gateway.outbox.store import Store, StoreDamaged, StoreError, StoreForeign
+from tests.fakes.clock import FakeClock
 from tests.fakes.waiting import until
-from tests.step.outbox_kit import SNAPSHOT, Outbox, open_outbox
+from tests.step.outbox_kit import SNAPSHOT, Outbox, in_the_writer, open_outbox
 from tests.step.test_store_intake import assert_conserved
 
 PAGE = 4_096
@@ -42,6 +47,19 @@ def damage(path: Path, offset: int, content: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(content)
+
+
+def make_unreadable(monkeypatch: pytest.MonkeyPatch, file: Path, *numbers: int, how: int = errno.EIO) -> None:
+    """What read(2) says of these pages of this file from now on, whatever its name."""
+    inode, real = file.stat().st_ino, os.pread
+
+    def pread(handle: int, length: int, offset: int) -> bytes:
+        hit = any(offset < (page + 1) * PAGE and page * PAGE < offset + length for page in numbers)
+        if hit and os.fstat(handle).st_ino == inode:
+            raise OSError(how, os.strerror(how))
+        return real(handle, length, offset)
+
+    monkeypatch.setattr("gateway.outbox.holes.os.pread", pread)
 
 
 async def assert_it_goes_on(path: Path, *, least: int, rows: int = ROWS) -> str:
@@ -110,6 +128,110 @@ async def test_a_file_that_was_cut_off(tmp_path: Path, size: int) -> None:
     assert "damaged" in said
 
 
+@pytest.mark.parametrize("how", [errno.EIO, errno.EBADMSG])
+async def test_what_the_disk_cannot_read_any_more_is_a_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: int
+) -> None:
+    """Its first page is met at the start, another one only when the whole file is read."""
+    path = tmp_path / "outbox.db"
+    await fill(path)
+    make_unreadable(monkeypatch, path, 0, 60, how=how)
+    said = await assert_it_goes_on(path, least=ROWS - 12)
+    assert "2 pages of it cannot be read from the disk any more" in said
+
+
+async def test_a_file_that_cannot_be_read_at_all_is_given_up_in_large_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dying disk tries for seconds before each error. Alarms are taken again, and the old file is kept."""
+    path = tmp_path / "outbox.db"
+    await fill(path)
+    before = path.read_bytes()
+    make_unreadable(monkeypatch, path, *range(len(before) // PAGE))
+    monkeypatch.setattr(holes, "SINGLY", 10)
+    async with open_outbox(path) as outbox:
+        said = str(outbox.store.salvaged)
+        assert "0 events and 0 pictures were saved into a new one, nobody can tell how many are missing" in said
+        assert f"{len(before) // PAGE} pages of it cannot be read" in said
+        await outbox.add(outbox.alarm("afterwards"))
+    [aside] = tmp_path.glob("outbox.db.damaged-*")
+    assert aside.read_bytes() == before
+
+
+async def test_a_file_that_nobody_has_seen_before_is_not_set_aside_for_being_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be anybody's: said in plain words, at each start."""
+    path = tmp_path / "outbox.db"
+    await fill(path)
+    (tmp_path / "outbox.db.lock").unlink()
+    make_unreadable(monkeypatch, path, 0)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="cannot be read"):
+            await Outbox(path).open()
+        (tmp_path / "outbox.db.lock").unlink()
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+async def test_whoever_waits_for_the_start_hears_that_saving_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd would end the gateway after TimeoutStartSec=, and start it again to the same work, for ever."""
+    path = tmp_path / "outbox.db"
+    await fill(path)
+    damage(path, 60 * PAGE, b"\xa5" * PAGE)
+    (tmp_path / "outbox.db.lock").write_text("1\ndamaged\n")
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(os.fspath(tmp_path / "notify"))
+        listener.setblocking(False)
+        heard: list[str] = []
+        systemd = Systemd({"NOTIFY_SOCKET": os.fspath(tmp_path / "notify")})
+
+        def tell(doing: str) -> None:
+            systemd.at_work(doing)
+            heard.append(listener.recv(4096).decode())
+
+        store = await Store.open(path, make_clock=FakeClock, tell=tell)
+        told = len(heard)
+        await store.memory()
+        await store.close()
+    assert len(heard) == told, "nothing is told once it is open"
+    saving = "EXTEND_TIMEOUT_USEC=120000000\nSTATUS=saving what can be read of a damaged outbox"
+    looking = "EXTEND_TIMEOUT_USEC=120000000\nSTATUS=looking at the whole outbox, in which damage was met"
+    assert heard.index(looking) < heard.index(saving)
+    assert heard.count(saving) > ROWS
+
+
+async def test_an_ordinary_start_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    await fill(path)
+    told: list[str] = []
+    store = await Store.open(path, make_clock=FakeClock, tell=told.append)
+    await store.close()
+    assert told == []
+
+
+async def test_no_room_for_the_rows_is_no_reason_to_leave_them_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that does not fit the tables is left out; a disk that is full while it is saved is not the row's fault."""
+    path = tmp_path / "outbox.db"
+    await fill(path)
+    damage(path, 0, bytes(PAGE))
+    insert = salvage._insert
+
+    def without_room(new: sqlite3.Connection, *rest: Any) -> None:
+        new.execute("PRAGMA max_page_count = 30").fetchall()
+        insert(new, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(salvage, "_insert", without_room)
+        with pytest.raises(StoreError, match="no room left"):
+            await Outbox(path).open()
+    await assert_it_goes_on(path, least=ROWS)
+
+
 # The journal
 
 
@@ -141,6 +263,17 @@ async def test_a_damaged_journal_is_noticed_and_its_whole_frames_are_used(
         assert_conserved(await outbox.store.counters())
     [aside] = path.parent.glob("outbox.db.damaged-*-wal")
     assert aside.read_bytes() == content
+
+
+async def test_a_journal_that_the_disk_cannot_read_everywhere_is_used_as_far_as_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await crashed(tmp_path, tmp_path / "found")
+    make_unreadable(monkeypatch, path.with_name("outbox.db-wal"), 25)
+    async with open_outbox(path) as outbox:
+        assert "1 pages of it cannot be read from the disk any more" in str(outbox.store.salvaged)
+        assert len(outbox.states()) >= 17
+        assert_conserved(await outbox.store.counters())
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -176,6 +309,40 @@ async def test_damage_that_is_met_while_running_ends_it_and_the_next_start_saves
     finally:
         await outbox.store.close()
     await assert_it_goes_on(path, least=ROWS // 3)
+
+
+@pytest.mark.parametrize("later", [0.0, 11.0, 10_000.0])
+async def test_a_page_that_cannot_be_read_for_long_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: float
+) -> None:
+    """Once is a whim; again and again, over seconds and on another connection, it will not come back."""
+
+    def fail(_: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_READ"
+        raise error
+
+    now = 0.0
+    real = time.monotonic
+    monkeypatch.setattr("gateway.outbox.writer.time.monotonic", lambda: real() + now)
+    outbox = Outbox(tmp_path / "outbox.db")
+    await outbox.open()
+    try:
+        with pytest.raises(StoreError) as first:
+            await in_the_writer(outbox.store, fail)
+        await outbox.add(outbox.alarm("meanwhile"))
+        now = later
+        with pytest.raises(StoreError) as second:
+            await in_the_writer(outbox.store, fail)
+        lasting = later == 11.0
+        assert [type(each.value) for each in (first, second)] == [StoreError, StoreDamaged if lasting else StoreError]
+        if lasting:
+            await until(lambda: not outbox.store.running, what="the writing thread ends")
+            assert "damaged" in (tmp_path / "outbox.db.lock").read_text()
+        else:
+            await outbox.add(outbox.alarm("afterwards"))
+    finally:
+        await outbox.store.close()
 
 
 async def test_a_suspicion_that_is_not_confirmed_changes_nothing(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ BASE: dict[str, Any] = {
     "event_id": "x", "state": "pending", "ready": 1, "next_at": 0, "event_type": "alarm", "event_status": "active",
     "location_id": "L", "camera_id": "c", "source": "nvr", "state_key": "", "kind": "", "topic": "", "signal": 1,
     "details": "{}", "event_at": 0, "received_at": 0, "received_ticks": 0, "stored_at": 0, "waits_since_ticks": 0,
+    "stored_ticks": 0,
 }  # fmt: skip
 SENT = {"body": b"x", "idempotency_key": "k", "sent_at": 0, "attempt_ticks": 0, "attempt_at": 0}
 SENDING = {"state": "sending", "ready": 0, "next_at": NEVER, **SENT}

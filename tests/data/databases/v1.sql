@@ -62,7 +62,7 @@ CREATE TABLE event (
     event_at            INTEGER NOT NULL,      -- when it happened
     received_at         INTEGER NOT NULL,      -- when its message was received
     received_ticks      INTEGER NOT NULL,      -- the same on our own clock
-    age_unknown_ms      INTEGER,               -- it waited in the broker for at most this long; NULL: its age is known
+    age_unknown_ms      INTEGER,               -- it waited in the broker for at most this long (a century: nobody can tell); NULL: its age is known
     stored_at           INTEGER NOT NULL,      -- when it was written here
     acknowledged_at     INTEGER,               -- when the broker was told that it is safe
     waits_since_ticks   INTEGER NOT NULL,      -- from when its patience counts: receipt, or the last revival
@@ -89,6 +89,9 @@ CREATE TABLE event (
     raw                 BLOB,                  -- unreadable only: the message, at most its first 64 KiB
     raw_bytes           INTEGER,               -- unreadable only: the length of the whole message
     raw_sha256          TEXT,                  -- unreadable only: the digest of the whole message
+    stored_ticks        INTEGER NOT NULL,      -- when it was written here, on our own clock
+    acknowledged_ticks  INTEGER,               -- when the broker was told, on our own clock
+    away_since_at       INTEGER,               -- when an earlier process heard its last message: from there age_unknown_ms counts; NULL: it was measured by our own clock
     CHECK (length(event_id) BETWEEN 1 AND 64),
     CHECK (state IN ('pending', 'sending', 'delivered', 'discarded', 'dead', 'folded', 'unmapped', 'unreadable')),
     CHECK (event_type IN ('alarm', 'trouble', 'arming')),
@@ -107,15 +110,16 @@ CREATE TABLE event (
     CHECK ((delivered_at IS NOT NULL) = (state = 'delivered')),
     CHECK ((closed_ticks IS NOT NULL) = (state IN ('delivered', 'discarded', 'folded', 'unreadable'))),
     CHECK (reason IS NOT NULL OR state NOT IN ('dead', 'discarded', 'folded', 'unmapped', 'unreadable')),
-    CHECK (state = 'unreadable' OR (raw IS NULL AND raw_bytes IS NULL AND raw_sha256 IS NULL))
+    CHECK (state = 'unreadable' OR (raw IS NULL AND raw_bytes IS NULL AND raw_sha256 IS NULL)),
+    CHECK ((acknowledged_at IS NULL) = (acknowledged_ticks IS NULL))
 ) STRICT;
-INSERT INTO "event" VALUES(1,'delivered','delivered',0,4611686018427387904,'alarm','active','L','R','c1','nvr','cam-c1','c1',NULL,'','','nvr/events',NULL,1,'{"label":"person"}',1772366400000,1772366400000,1000000,NULL,1772366400000,1772366400000,1000000,1,1772366400000,1000000,X'64656C69766572656420313737323336363430303030302054727565','key-delivered-1772366400000',1772366400000,1,1,0,0,NULL,0,NULL,201,'CE','RE',NULL,1772366400000,1000000,NULL,NULL,NULL,NULL);
-INSERT INTO "event" VALUES(2,'dead','dead',0,4611686018427387904,'alarm','active','L','R','c2','nvr','cam-c2','c2',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,1,1772366400000,1000000,X'6465616420313737323336363430303030302054727565','key-dead-1772366400000',1772366400000,1,1,0,0,NULL,0,NULL,400,NULL,NULL,'refused for good (400)',NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "event" VALUES(3,'was-sending','sending',0,4611686018427387904,'alarm','active','L','R','c3','nvr','cam-c3','c3',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,1,1772366400000,1000000,X'7761732D73656E64696E6720313737323336363430303030302054727565','key-was-sending-1772366400000',1772366400000,1,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "event" VALUES(4,'waits','pending',1,1000000,'alarm','active','L','R','c4','nvr','cam-c4','c4',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "event" VALUES(5,'folded','folded',0,4611686018427387904,'alarm','active','L','R','c4','nvr','cam-c4','c4',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,'inside the hold-off of an earlier alarm',NULL,1000000,NULL,NULL,NULL,NULL);
-INSERT INTO "event" VALUES(6,'unmapped','unmapped',0,4611686018427387904,'alarm','active','L','R',NULL,'nvr',NULL,'c5',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,'its camera is not configured',NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "event" VALUES(7,'unreadable','unreadable',0,4611686018427387904,'alarm','active','L','R',NULL,'nvr','cam-c6','c6',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,'the message could not be understood',NULL,1000000,NULL,X'FF',1,'ff');
+INSERT INTO "event" VALUES(1,'delivered','delivered',0,4611686018427387904,'alarm','active','L','R','c1','nvr','cam-c1','c1',NULL,'','','nvr/events',NULL,1,'{"label":"person"}',1772366400000,1772366400000,1000000,NULL,1772366400000,1772366400000,1000000,1,1772366400000,1000000,X'64656C69766572656420313737323336363430303030302054727565','key-delivered-1772366400000',1772366400000,1,1,0,0,NULL,0,NULL,201,'CE','RE',NULL,1772366400000,1000000,NULL,NULL,NULL,NULL,1000000,1000000,NULL);
+INSERT INTO "event" VALUES(2,'dead','dead',0,4611686018427387904,'alarm','active','L','R','c2','nvr','cam-c2','c2',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,1,1772366400000,1000000,X'6465616420313737323336363430303030302054727565','key-dead-1772366400000',1772366400000,1,1,0,0,NULL,0,NULL,400,NULL,NULL,'refused for good (400)',NULL,NULL,NULL,NULL,NULL,NULL,1000000,NULL,NULL);
+INSERT INTO "event" VALUES(3,'was-sending','sending',0,4611686018427387904,'alarm','active','L','R','c3','nvr','cam-c3','c3',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,1,1772366400000,1000000,X'7761732D73656E64696E6720313737323336363430303030302054727565','key-was-sending-1772366400000',1772366400000,1,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1000000,NULL,NULL);
+INSERT INTO "event" VALUES(4,'waits','pending',1,1000000,'alarm','active','L','R','c4','nvr','cam-c4','c4',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1000000,NULL,NULL);
+INSERT INTO "event" VALUES(5,'folded','folded',0,4611686018427387904,'alarm','active','L','R','c4','nvr','cam-c4','c4',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,'inside the hold-off of an earlier alarm',NULL,1000000,NULL,NULL,NULL,NULL,1000000,NULL,NULL);
+INSERT INTO "event" VALUES(6,'unmapped','unmapped',0,4611686018427387904,'alarm','active','L','R',NULL,'nvr',NULL,'c5',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,'its camera is not configured',NULL,NULL,NULL,NULL,NULL,NULL,1000000,NULL,NULL);
+INSERT INTO "event" VALUES(7,'unreadable','unreadable',0,4611686018427387904,'alarm','active','L','R',NULL,'nvr','cam-c6','c6',NULL,'','','nvr/events',NULL,1,'{}',1772366400000,1772366400000,1000000,NULL,1772366400000,NULL,1000000,0,NULL,NULL,NULL,NULL,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,'the message could not be understood',NULL,1000000,NULL,X'FF',1,'ff',1000000,NULL,NULL);
 CREATE TABLE hop (
     id        INTEGER PRIMARY KEY,  -- order in which it was written
     event_seq INTEGER NOT NULL REFERENCES event (seq) ON DELETE CASCADE,  -- the event that it happened to

@@ -15,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import structlog
 
-from gateway.media.frigate import FetchError, Unanswered, Unreachable
+from gateway.media.recorder import FetchError, Unanswered, Unreachable
 from gateway.model import Clock, Message, iso_utc
 from gateway.retry import half_jitter_ms
 from gateway.sources.broker_window import AckToken, Received
-from gateway.sources.frigate_history import History, NotAList, Remembered, in_order
+from gateway.sources.histories.shape import History, NotAList, Remembered, in_order
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ class Outbox(Protocol):
 
 
 class Recorder(Protocol):
-    """`gateway.media.frigate.Frigate` is one. Raises FetchError."""
+    """`gateway.media.recorder.Recorder` is one. Raises FetchError."""
 
     async def read(self, path: str) -> bytes: ...
 
@@ -89,7 +89,7 @@ class Asked:
 @dataclass
 class _Gap:
     since: int
-    told: set[tuple[str, bool]] = field(default_factory=set)  # what was handed in and is still being answered
+    told: set[tuple[str, Hashable]] = field(default_factory=set)  # what was handed in and is still being answered
     count: int = 0  # handed in
     whole_rounds: int = 0  # answers since we can hear again
     failures: int = 0  # in a row
@@ -187,12 +187,11 @@ class CatchUp:
         for table, asked in self._sources.items():
             if not asked.covers(message.topic):
                 continue
-            if message.topic == asked.history.presence_topic:
-                here = message.payload.strip() == b"online"
-                if here != (table not in self._away) or not message.replay:
-                    self._open(table)
-                    (self._away.discard if here else self._away.add)(table)
-                    self._bells[table].set()
+            here = asked.history.presence(message.topic, message.payload)
+            if here is not None and (here != (table not in self._away) or not message.replay):
+                self._open(table)
+                (self._away.discard if here else self._away.add)(table)
+                self._bells[table].set()
             if not message.replay:
                 self._heard[table] = message.received_at
 
@@ -257,10 +256,11 @@ class CatchUp:
         return self._timing.look
 
     async def _fetch(self, asked: Asked, gap: _Gap) -> list[Remembered]:
-        after = max(gap.since - MARGIN_MS, self._clock.wall_ms() - LONGEST_MS) - asked.find_offset()
+        now, offset = self._clock.wall_ms(), asked.find_offset()
+        after = max(gap.since - MARGIN_MS, now - LONGEST_MS) - offset
         seconds = max(after, 0) / 1000
         found: list[Remembered] = []
-        for question in asked.history.questions(seconds):
+        for question in asked.history.questions(seconds, (now - offset + MARGIN_MS) / 1000):
             path: str | None = question
             for _ in range(PAGES):
                 if path is None:
@@ -277,8 +277,7 @@ class CatchUp:
             token = AckToken(-next(self._serial), 0)
             unsafe = self._unsafe[token] = _Batch(len(batch))
             now, ticks = self._clock.wall_ms(), self._clock.ticks_ms()
-            topic = self._sources[table].history.topic
-            messages = [Message(topic, item.payload, 0, False, False, False, now, ticks) for item in batch]
+            messages = [Message(item.topic, item.payload, 0, False, False, False, now, ticks) for item in batch]
             self._session.hand_in([Received(message, token, missed_since=gap.since) for message in messages])
             gap.count += len(batch)
             await unsafe.safe.wait()

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from gateway.media.frigate import FetchError, Refused, Unreachable
+from gateway.media.recorder import FetchError, Refused, Unreachable
 from gateway.model import Clock
 from gateway.retry import half_jitter_ms
 

@@ -14,10 +14,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.catchup import BATCH, GAPS, LONGEST_MS, MARGIN_MS, Asked, CatchUp, Timing
-from gateway.media.frigate import FetchError, Unreachable
+from gateway.media.recorder import FetchError, Unreachable
 from gateway.model import Message
 from gateway.sources.broker_window import AckToken, Received
-from gateway.sources.frigate_history import History
+from gateway.sources.histories.frigate import Frigate
 from tests.fakes.clock import FakeClock
 from tests.fakes.waiting import until
 
@@ -116,7 +116,7 @@ class World:
 
     def make(self, timing: Timing = QUICK) -> CatchUp:
         asked = Asked(
-            History(dialect="reviews", topic_prefix="frigate"),
+            Frigate(dialect="reviews", topic_prefix="frigate"),
             self.recorder,
             lambda topic: topic.startswith("frigate/"),
             lambda: self.offset,

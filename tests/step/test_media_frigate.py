@@ -15,7 +15,8 @@ from aiohttp import web
 
 from gateway.media import frigate, mp4
 from gateway.media.files import FileFault, MediaFolder, TooLarge, best_name_of, name_of, place_of
-from gateway.media.frigate import Forbidden, Frigate, NotThere, Refused, Unanswered, Unreachable, is_of_the_site
+from gateway.media.frigate import Frigate
+from gateway.media.recorder import Forbidden, NotThere, Refused, Unanswered, Unreachable, is_of_the_site
 from gateway.model import MediaKind
 from tests.fakes.clock import FakeClock
 from tests.fakes.movies import JPEG, plain_movie

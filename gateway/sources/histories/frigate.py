@@ -1,8 +1,7 @@
 """What a Frigate recorder remembers of its alarms -> the messages that it would have sent.
 
-Promises: what was heard and what is read here come to one and the same event, because camera, id and start are
-written digit for digit as the recorder writes them over MQTT. What has ended is told as an end: the conditions raise
-its beginning where that was missed. Pure.
+Camera, id and start are written digit for digit as the recorder writes them over MQTT. What has ended is told as an
+end: the conditions raise its beginning where that was missed. Pure.
 
 Follows `frigate/api/review.py`, `frigate/api/event.py` and the documentation, "HTTP API". Versions differ: reviews by
 `after` are those that overlap that time in newer ones, those that began later in older ones (0.14, 0.15); without
@@ -12,66 +11,34 @@ Follows `frigate/api/review.py`, `frigate/api/event.py` and the documentation, "
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from gateway.sources.decode import Undecodable, decode_json
+from gateway.sources.histories.shape import Page, Remembered, as_list, read_json
 
 PAGE: Final = 500  # tracked objects in one answer; each may hold the path that it took
 # Objects of one frame have the same start. A page ends within them, and the next one begins a little later.
 _OVERLAP: Final = Decimal("0.001")
 
 
-class NotAList(Exception):
-    """The recorder's answer is not what its API promises; `str()` is the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """One review or tracked object: `key` tells it and how far it is."""
-
-    id: str
-    started: Decimal
-    ended: bool
-    payload: bytes
-
-    @property
-    def key(self) -> tuple[str, bool]:
-        return self.id, self.ended
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    items: tuple[Remembered, ...]
-    earlier: str | None = None
-    """What to ask next for the rest; None: this was all."""
-
-
-class History:
-    """How to ask one recorder, and for which topic its answers are."""
-
+class Frigate:
     def __init__(self, *, dialect: str, topic_prefix: str) -> None:
         self._reviews = dialect == "reviews"
-        self.topic = f"{topic_prefix}/{dialect}"
-        self.presence_topic = f"{topic_prefix}/available"
+        self._topic = f"{topic_prefix}/{dialect}"
+        self._available = f"{topic_prefix}/available"
 
-    def questions(self, after: float) -> list[str]:
-        """Paths to ask for everything since `after`, unix seconds of the recorder's clock; the answers overlap."""
+    def presence(self, topic: str, payload: bytes) -> bool | None:
+        return payload.strip() == b"online" if topic == self._available else None
+
+    def questions(self, after: float, until: float) -> list[str]:
         if self._reviews:
             return [self._path(after=after), self._path(after=after, reviewed=1)]
         return [self._path(after=after)]
 
     def read(self, body: bytes, after: float) -> Page:
-        """The answer to a question. Raises NotAList."""
-        try:
-            rows = decode_json(body)
-        except Undecodable as error:
-            raise NotAList(f"the recorder's list: {error}") from None
-        if not isinstance(rows, list):
-            raise NotAList("the recorder answered with something else than a list")
+        rows = as_list(read_json(body))
         found = [row for row in map(_checked, rows) if row is not None]
         items = [item for item in map(self._item, found) if item is not None]
         if self._reviews or len(rows) < PAGE or not found:
@@ -91,12 +58,7 @@ class History:
         ended = row.get("end_time") is not None
         # An update, since a `new` is sent at the time that it names. `before` is not an alert: this may be all of it.
         message = {"type": "end" if ended else "update", "before": {"severity": None}, "after": after}
-        return Remembered(row["id"], row["start_time"], ended, _json(message).encode())
-
-
-def in_order(items: Sequence[Remembered]) -> list[Remembered]:
-    """As they happened, each once."""
-    return sorted({item.key: item for item in items}.values(), key=lambda item: (item.started, item.id))
+        return Remembered(row["id"], row["start_time"], ended, self._topic, _json(message).encode())
 
 
 def _checked(row: Any) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Troubles: availability of recorders and cameras -> events, with a delay, and with a restore for every trouble sent.
 
 A trouble is sent after it has lasted for `trouble_delay` without a word to the contrary: bridges say `offline` at each
-start, cameras reboot. While a recorder itself is in trouble, those of its cameras are not news; they wait until it is
+start, cameras reboot. While a recorder itself is away, the troubles of its cameras are not news; they wait until it is
 back and has had the delay to speak for them. A trouble that was sent is restored when the equipment says so, never by
 a timer, whatever `send_restore` says; only what never says it (a tampering that is told once, a video loss that is
 repeated while it lasts) is over after a silence. Without a camera_id to report it under, a trouble stays local:
@@ -11,7 +11,6 @@ remembered, for `status` to show. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from gateway.model import EventStatus, EventType, Message, NewEvent, Reading
@@ -23,6 +22,11 @@ from gateway.states import EventState
 
 def trouble_key(reading: Reading) -> str:
     return f"trouble/{reading.source}/{reading.state_key}"
+
+
+def silence_key(source: str, camera: str | None) -> str:
+    """Of the silence of a camera, by its configured name, or of a whole source (`gateway.sources.silence`)."""
+    return f"silence/source/{source}" if camera is None else f"silence/camera/{camera}"
 
 
 def decide_trouble(
@@ -73,6 +77,7 @@ def decide_trouble(
         "received_at": message.received_at,
         "age_unknown_ms": row.age_unknown_ms,
         "details": dict(row.details),
+        "away": reading.away,
     }
     changes[key] = _timed(entry, message.received_ticks + delay)
     waiting = f"becomes a trouble if it lasts for {plan.trouble_delay:g} s"
@@ -80,7 +85,7 @@ def decide_trouble(
         waiting = f"local only: no camera_id configured for {reading.camera or reading.source}"
     if delay == 0:
         opened = open_due(key, changes[key] or {}, memory, message.received_ticks, location_id)
-        return replace(opened, memory={**changes, **opened.memory})
+        return opened._replace(memory={**changes, **opened.memory})
     return Decision("ignored", waiting, memory=changes)
 
 
@@ -88,7 +93,7 @@ def _good(
     key: str, entry: Entry, message: Message, memory: Mapping[str, Entry], judged: Judged, location_id: str
 ) -> Decision:
     changes: Changes = {key: None}
-    if entry["source_camera"] is None:
+    if entry["source_camera"] is None and entry.get("away"):
         changes |= postponed(memory, message.received_ticks, entry["source"])
         changes[key] = None
     if not entry["open"]:
@@ -147,10 +152,10 @@ def trouble_due(
 
 
 def open_due(key: str, entry: Entry, memory: Mapping[str, Entry], now_ticks: int, location_id: str) -> Decision:
-    """The trouble has lasted for its delay: it is sent, unless the recorder's own trouble explains it."""
-    if entry["source_camera"] is not None and _recorder_is_away(memory, entry["source"]):
+    """The trouble has lasted for its delay: it is sent, unless one that is known explains it."""
+    if (known := _explained(entry, memory)) is not None:
         later = _timed(entry, now_ticks + max(entry["delay"], 1000))
-        return Decision("ignored", "the recorder itself is in trouble", memory={key: later})
+        return Decision("ignored", known, memory={key: later})
     changes: Changes = {key: _timed({**entry, "open": True}, None)}
     if entry["camera_id"] is None:
         reason = f"local only: no camera_id configured for {entry['source_camera'] or entry['source']}"
@@ -180,8 +185,23 @@ def open_due(key: str, entry: Entry, memory: Mapping[str, Entry], now_ticks: int
     return Decision("stored", None, (row,), changes)
 
 
-def _recorder_is_away(memory: Mapping[str, Entry], source: str) -> bool:
-    return any(e["what"] == "trouble" and e["source"] == source and e["source_camera"] is None for e in memory.values())
+def _explained(entry: Entry, memory: Mapping[str, Entry]) -> str | None:
+    """One cause is one trouble."""
+    source = entry["source"]
+    if entry.get("away") and silence_key(source, entry["camera"]) in memory:
+        return "its silence is told already"
+    if entry["source_camera"] is None:
+        return None
+    if any(is_recorder_gone(e) and e["source"] == source for e in memory.values()):
+        return "the recorder itself is away"
+    return None
+
+
+def is_recorder_gone(entry: Entry) -> bool:
+    """Not whatever a recorder reports of itself: with a full disk or without mains it still speaks for its cameras."""
+    if entry["what"] == "trouble":
+        return entry["source_camera"] is None and bool(entry.get("away"))
+    return entry["what"] == "silence" and entry["camera"] is None
 
 
 def postponed(memory: Mapping[str, Entry], now_ticks: int, source: str | None = None) -> Changes:
@@ -206,9 +226,9 @@ def open_troubles(memory: Memory) -> list[dict[str, Any]]:
             "source": e["source"],
             "camera": e["camera"],
             "kind": e["kind"],
-            "since_at": e["at"],
+            "since_at": e.get("since_at", e["at"]),
             "local": e["camera_id"] is None,
         }
         for e in memory.values()
-        if e["what"] == "trouble" and e["open"]
+        if e["what"] in ("trouble", "silence") and e["open"]
     ]

@@ -10,13 +10,12 @@ own monotonic clock (`gateway.host.clock`), which never runs backwards, also not
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 
 class EventType(StrEnum):
@@ -42,12 +41,16 @@ class MediaKind(StrEnum):
     EVENT_MP4 = "event_mp4"
 
 
+NOTHING: Final[Mapping[str, Any]] = {}  # shared: never written to
+
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001  in UTC throughout, written with a Z
 _FIRST_MS: Final = -62_135_596_800_000  # year 1
 _LAST_MS: Final = 253_402_300_799_999  # end of year 9999
 
 # 2026-01-01: no message was received, and no answer given, before the gateway existed. An earlier clock is wrong.
 EARLIEST_AT: Final = 1_767_225_600_000
+CLOCKS_AGREE_MS: Final = 30_000  # two clocks that differ by less say the same (`gateway.host.clock`)
+UNBOUNDED_MS: Final = 100 * 365 * 86_400_000  # an age of which nobody can say how much it is at most: a century
 
 CONTENT_TYPES: Final = {
     MediaKind.SNAPSHOT: "image/jpeg",
@@ -89,15 +92,14 @@ class Message:
         return hashlib.sha256(len(topic).to_bytes(4, "big") + topic + self.payload).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What a family's rules say about one message, without memory.
 
     `camera` is the equipment's own name for the camera; None for what belongs to the recorder or the site.
     `source_id` is the equipment's id of the event, `started` its start time exactly as sent (part of the identity).
     `kind` is what was seen ("person"); hold-off folds only equal kinds. `opens` is False for a message that continues
     an event (an update): it opens one only when no beginning was seen. `state_key` joins beginning and end.
-    `event_at` is None where the message has no time of its own. `media` is the recipe for pictures, as data.
+    `event_at` is None where the message has no time of its own.
     """
 
     source: str
@@ -119,12 +121,23 @@ class Reading:
     clock: str | None = None  # whose clock told the times, where devices of a source have their own
     late: bool = False  # the equipment kept it while it could not send
     twin: str | None = None  # the same for what tells the same alarm on another topic
-    media: Mapping[str, Any] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    of_device: bool = False  # of a trouble: where no camera of that name is configured, it is the recorder's
+    away: bool = False  # of a trouble: the camera, or without one the recorder, is gone and cannot be heard
+    make_media: Callable[[], dict[str, Any]] = dict
+    make_details: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def media(self) -> dict[str, Any]:
+        """The recipe for pictures, as data. Made when asked for: most messages only continue an alarm."""
+        return self.make_media()
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is kept with the event. Made when asked for."""
+        return self.make_details()
 
 
-@dataclass(frozen=True, slots=True)
-class MediaWanted:
+class MediaWanted(NamedTuple):
     """One picture or clip that an event shall have. Times are wall milliseconds of the window to show.
 
     `recipe` says where it comes from in words that only `gateway.media` reads; it never holds a secret.
@@ -137,8 +150,7 @@ class MediaWanted:
     recipe: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """A row as `Store.add` takes it: complete, as resolved at receipt."""
 
     event_id: str
@@ -162,7 +174,8 @@ class NewEvent:
     reason: str | None = None
     topic: str = ""
     age_unknown_ms: int | None = None  # waited in the broker for at most this long; None: the age is known
-    details: Mapping[str, Any] = field(default_factory=dict)
+    away_since_at: int | None = None  # that bound goes back to this wall time of an earlier process; None: it is exact
+    details: Mapping[str, Any] = NOTHING
     media: tuple[MediaWanted, ...] = ()
     raw: bytes | None = None  # unreadable only: the first 64 KiB
     raw_bytes: int | None = None
@@ -276,6 +289,14 @@ class Media:
     received_ticks: int
 
 
+def bound_age(received_at: int, since_at: int) -> int:
+    """The longest that something received at the one wall time may have waited, if an earlier process heard the last
+    message before it at the other. UNBOUNDED_MS where one of the two clocks was wrong."""
+    if min(received_at, since_at) < EARLIEST_AT or since_at - received_at > CLOCKS_AGREE_MS:
+        return UNBOUNDED_MS
+    return received_at - since_at if since_at <= received_at else CLOCKS_AGREE_MS
+
+
 def lane_of(location_id: str, camera_id: str | None) -> str:
     return f"{location_id}/{camera_id or ''}"
 
@@ -283,13 +304,11 @@ def lane_of(location_id: str, camera_id: str | None) -> str:
 def derive_event_id(*parts: str) -> str:
     """One id for one occurrence, the same in every process and after every restart.
 
-    26 characters of [a-z2-7]: 130 bits of SHA-256. chekt-api: `event_id` is unique, at most 64 of `[A-Za-z0-9_-]`
+    32 characters of [0-9a-f]: half of SHA-256. chekt-api: `event_id` is unique, at most 64 of `[A-Za-z0-9_-]`
     (ASSUMED: Q5, the length and the scope of uniqueness are not documented).
     """
-    encoded = [p.encode() for p in parts]
-    joined = b"".join([len(p).to_bytes(4, "big") + p for p in encoded])
-    # 20 bytes are 32 characters without padding; encoding all 32 bytes would cost as much as hashing them.
-    return base64.b32encode(hashlib.sha256(joined).digest()[:20]).decode().lower()[:26]
+    written = ascii(parts)  # with quotes and escapes: no two lists of parts read alike, in no version of Unicode
+    return hashlib.sha256(written.encode()).hexdigest()[:32]
 
 
 def iso_utc(wall_ms: int) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import bench_rules
 from aiohttp import web
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -372,34 +373,6 @@ async def sustained(
     return count / (max(came.values()) - began), (one.cpu - cpu) / count
 
 
-def rules_ratio() -> float:
-    """Rules and conditions together, in units of `json.loads` of the same message."""
-    from datetime import UTC
-
-    from gateway import config
-    from gateway.model import Message
-    from gateway.sources import conditions
-    from gateway.sources.families import load_family
-    from gateway.sources.memory import Memory
-
-    source = load_family("frigate").compile_source("nvr", config.Source(family="frigate"), UTC)
-    payloads = [encode(review("cam0")) for _ in range(3_000)]
-    began = time.perf_counter()
-    for payload in payloads:
-        json.loads(payload)
-    bare = time.perf_counter() - began
-    memory, now = Memory(), int(time.time() * 1000)
-    began = time.perf_counter()
-    for number, payload in enumerate(payloads):
-        message = Message("frigate/reviews", payload, 1, False, False, False, now + number, number)
-        readings = source.read(message)
-        if not isinstance(readings, list):
-            raise TypeError(readings)
-        for reading in readings:
-            memory.apply(conditions.decide(reading, message, None, memory, location_id="L").memory)
-    return (time.perf_counter() - began) / bare
-
-
 # All of it
 
 
@@ -465,7 +438,9 @@ async def measure(folder: Path, bare_start: float, bare_memory: float, *, scale:
             say(f"intake alone ({rate:.0f}/s) : bare client ({bare:.0f}/s)", f"{100 * rate / bare:.0f} %", ">= 50 %")
         broker.client.disconnect()
         broker.client.loop_stop()
-    say("rules and conditions : json.loads", f"{rules_ratio():.1f}", "<= 4")
+    for cost in bench_rules.costs():
+        value = f"{cost.ratio:.1f} ({cost.without_decoding:.1f} beside decoding)"
+        say(f"rules : json.loads, {cost.what}", value, "<= 4")
     say("memory above the bare imports", f"{memory - bare_memory:.1f} MB", "<= 25 MB")
     say("start until connected, above the bare imports", f"{start - bare_start:.2f} s", "<= 0.5 s")
 

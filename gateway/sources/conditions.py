@@ -71,8 +71,9 @@ def decide(
     `plan` None: the camera is not configured. `waited_ms`: the message waited in the broker, for at most so long;
     None: it is live.
     """
-    if reading.event_type is EventType.ALARM:
-        entry = memory.get(f"open/{reading.source}/{reading.state_key}")
+    entry, is_alarm = None, reading.event_type is EventType.ALARM
+    if is_alarm:
+        entry = memory.get(_open_key(reading))
         if entry is not None and reading.event_status is EventStatus.ACTIVE and _continues(entry, reading, message):
             return _prolonged(entry, reading, message)
     if reading.late:
@@ -80,7 +81,7 @@ def decide(
         if kept_for > MISSED_LIMIT_MS:
             return Decision("ignored", "the equipment kept it for more than an hour")
         waited_ms = max(kept_for, 0) if waited_ms is None else waited_ms
-    clock_key = f"clock/{reading.source}" + (f"/{reading.clock}" if reading.clock else "")
+    clock_key = f"clock/{reading.source}/{reading.clock}" if reading.clock else f"clock/{reading.source}"
     clock = memory.get(clock_key)
     offset = None if clock is None else clock["offset"]
     sent_at = None if message.replay else reading.sent_at  # a retained value was sent whenever it was
@@ -91,15 +92,15 @@ def decide(
         changes[clock_key] = {"what": "clock", "offset": offset}
     if reading.camera is None and plan is None:
         return Decision("ignored", f"no source of the configuration is called {reading.source!r}")
-    if reading.event_type is EventType.ARMING:
+    if is_alarm:
+        decision = _Alarm(reading, message, plan, memory, entry, judged, location_id, offset).decide()
+    elif reading.event_type is EventType.ARMING:
         decision = decide_arming(reading, message, plan, memory, judged, location_id=location_id)
-    elif reading.event_type is EventType.TROUBLE:
+    else:
         decision = decide_trouble(reading, message, plan, memory, judged, location_id=location_id)
         if reading.topic_kind == "availability" and reading.event_status is EventStatus.ACTIVE:
             # The publisher is away, and with it the end of whatever it said: its next word is an edge.
             changes |= forget_edges(memory, reading.source, reading.camera)
-    else:
-        decision = _Alarm(reading, message, plan, memory, judged, location_id, offset).decide()
     if changes:
         return Decision(decision.outcome, decision.reason, decision.events, {**changes, **decision.memory})
     return decision
@@ -147,6 +148,10 @@ def forget_edges(memory: Mapping[str, Entry], source: str | None = None, camera:
     return edges if source is not None else {**edges, **told_again(memory)}
 
 
+def _open_key(reading: Reading) -> str:
+    return f"open/{reading.source}/{reading.state_key}"
+
+
 def _continues(entry: Entry, reading: Reading, message: Message) -> bool:
     if entry.get("seed"):
         return False
@@ -166,7 +171,7 @@ def _same_start(entry: Entry, reading: Reading) -> bool:
 
 def _prolonged(entry: Entry, reading: Reading, message: Message) -> Decision:
     later = {**entry, "due": message.received_ticks + entry["open_ms"], "last_at": message.received_at}
-    changes: Changes = {f"open/{reading.source}/{reading.state_key}": later}
+    changes: Changes = {_open_key(reading): later}
     if reading.opens and reading.source_id is not None:
         return Decision("duplicate", "this alarm is open already", memory=changes)
     return Decision("ignored", "continues an alarm that is open", memory=changes)
@@ -201,65 +206,92 @@ def _timed_out(key: str, entry: Entry, now_ticks: int, now_wall: int, location_i
 class _Alarm:
     """One alarm reading on its way to a Decision."""
 
+    __slots__ = ("clock_offset", "entry", "judged", "location_id", "memory", "message", "plan", "reading", "window_ms")
+
     def __init__(
         self,
         reading: Reading,
         message: Message,
         plan: Plan | None,
         memory: Mapping[str, Entry],
+        entry: Entry | None,
         judged: Judged,
         location_id: str,
         clock_offset: int | None,
     ) -> None:
-        self.reading, self.message, self.plan, self.memory = reading, message, plan, memory
+        self.reading, self.message, self.plan, self.memory, self.entry = reading, message, plan, memory, entry
         self.judged, self.location_id, self.clock_offset = judged, location_id, clock_offset
-        self.open_key = f"open/{reading.source}/{reading.state_key}"
-        self.entry: Entry | None = memory.get(self.open_key)
+        self.window_ms = _UNMAPPED_WINDOW_MS if plan is None else milliseconds(plan.dedupe_window)
 
     def decide(self) -> Decision:
+        reading, entry = self.reading, self.entry
         if self.plan is not None and self.plan.camera_id is None:
-            return Decision("ignored", f"local only: no camera_id configured for {self.reading.source}")
-        known = self.memory.get(f"ended/{self.reading.source}/{self.reading.state_key}")
-        ended = (
-            known is not None
-            and self.reading.source_id is not None
-            and known.get("id", self.reading.source_id) == self.reading.source_id
-            and _same_start(known, self.reading)
-        )
-        if self.reading.event_status is EventStatus.ACTIVE:
-            if ended:
+            return Decision("ignored", f"local only: no camera_id configured for {reading.source}")
+        if reading.event_status is EventStatus.ACTIVE:
+            if self._has_ended():
                 return Decision("duplicate", "this alarm has ended already")
-            twin = self.memory.get(self._twin_key())
-            if twin is not None and twin["state_key"] != self.reading.state_key:
-                return Decision("duplicate", "this alarm was told on another topic")
-            return self._begin(self.judged, self.reading.details)
-        if self.entry is not None and _same_start(self.entry, self.reading):
-            return self._end(self.entry)
-        if ended:
+            if reading.twin is not None:
+                twin = self.memory.get(self._twin_key())
+                if twin is not None and twin["state_key"] != reading.state_key:
+                    return Decision("duplicate", "this alarm was told on another topic")
+            return self._begin(self.judged, reading.details)
+        if entry is not None and _same_start(entry, reading):
+            return self._end(entry)
+        if self._has_ended():
             return Decision("duplicate", "this alarm has ended already")
-        if self.reading.source_id is None:
+        if reading.source_id is None:
             return Decision("ignored", "nothing is open")
         return self._missed()
 
+    def _has_ended(self) -> bool:
+        reading = self.reading
+        if reading.source_id is None:
+            return False
+        known = self.memory.get(f"ended/{reading.source}/{reading.state_key}")
+        return (
+            known is not None
+            and known.get("id", reading.source_id) == reading.source_id
+            and _same_start(known, reading)
+        )
+
     def _begin(self, judged: Judged, details: Mapping[str, Any]) -> Decision:
-        events: tuple[NewEvent, ...] = ()
-        changes: Changes = {}
-        if self.entry is not None and self.entry["restore"]:  # the id is used again, or an edge after a silence
-            events = (self._restore(self.entry, judged.event_at),)
-        row, remembers = self._row(judged, details)
-        changes |= remembers
-        changes[self.open_key] = self._opened(row)
-        if self.reading.twin is not None:
-            due = self.message.received_ticks + _TWIN_MS
-            changes[self._twin_key()] = {"what": "twin", "due": due, "state_key": self.reading.state_key}
-        outcome = "unmapped" if row.state is EventState.UNMAPPED else "stored"
-        return Decision(outcome, row.reason, (*events, row), changes)
+        reading, message, plan, entry = self.reading, self.message, self.plan, self.entry
+        event_id, changes = identify(reading, message, self.window_ms, self.memory, self.location_id)
+        if judged.device_time is not None:
+            details = {"device_time": iso_utc(judged.device_time), **details}
+        state, reason = EventState.PENDING, None
+        if plan is None:
+            state, reason = EventState.UNMAPPED, unmapped_reason(reading)
+        elif plan.hold_off is not None and reading.kind not in NEVER_FOLDED:
+            reason = self._hold_off(plan, milliseconds(plan.hold_off), judged.event_at, changes)
+            if reason is not None:
+                state = EventState.FOLDED
+        row = begin_row(
+            reading,
+            message,
+            plan,
+            judged,
+            event_id=event_id,
+            state=state,
+            reason=reason,
+            location_id=self.location_id,
+            details=details,
+            clock_offset=self.clock_offset,
+        )
+        changes[_open_key(reading)] = self._opened(row)
+        if reading.twin is not None:
+            due = message.received_ticks + _TWIN_MS
+            changes[self._twin_key()] = {"what": "twin", "due": due, "state_key": reading.state_key}
+        events: tuple[NewEvent, ...] = (row,)
+        if entry is not None and entry["restore"]:  # the id is used again, or an edge after a silence
+            events = (self._restore(entry, judged.event_at), row)
+        return Decision("unmapped" if state is EventState.UNMAPPED else "stored", reason, events, changes)
 
     def _twin_key(self) -> str:
         return f"twin/{self.reading.source}/{self.reading.twin}"
 
     def _end(self, entry: Entry) -> Decision:
-        changes: Changes = {self.open_key: None, **_ended(entry, self.message.received_ticks)}
+        changes: Changes = {_open_key(self.reading): None, **_ended(entry, self.message.received_ticks)}
         if not entry["restore"]:
             return Decision("closing", None, memory=changes)
         return Decision("stored", None, (self._restore(entry, self.judged.event_at),), changes)
@@ -274,49 +306,24 @@ class _Alarm:
             return Decision("ignored", "its beginning was missed, more than an hour ago")
         then = Judged(begun, judged.shift, judged.device_time, None, judged.age_unknown_ms)
         opened = self._begin(then, {**reading.details, "begun_unseen": True})
-        ended = self._end(opened.memory[self.open_key] or {})
+        ended = self._end(opened.memory[_open_key(reading)] or {})
         events = (*opened.events, *ended.events)
         return Decision(opened.outcome, opened.reason, events, {**opened.memory, **ended.memory})
 
-    def _row(self, judged: Judged, details: Mapping[str, Any]) -> tuple[NewEvent, Changes]:
-        plan, reading = self.plan, self.reading
-        window_ms = _UNMAPPED_WINDOW_MS if plan is None else milliseconds(plan.dedupe_window)
-        event_id, changes = identify(reading, self.message, window_ms, self.memory, self.location_id)
-        if judged.device_time is not None:
-            details = {"device_time": iso_utc(judged.device_time), **details}
-        state, reason = EventState.PENDING, None
-        if plan is None:
-            state, reason = EventState.UNMAPPED, unmapped_reason(reading)
-        elif plan.hold_off is not None and reading.kind not in NEVER_FOLDED:
-            reason, held = self._hold_off(plan, judged.event_at)
-            state = EventState.PENDING if reason is None else EventState.FOLDED
-            changes |= held
-        row = begin_row(
-            reading,
-            self.message,
-            plan,
-            judged,
-            event_id=event_id,
-            state=state,
-            reason=reason,
-            location_id=self.location_id,
-            details=details,
-            clock_offset=self.clock_offset,
-        )
-        return row, changes
-
-    def _hold_off(self, plan: Plan, event_at: int) -> tuple[str | None, Changes]:
+    def _hold_off(self, plan: Plan, hold_off: int, event_at: int, changes: Changes) -> str | None:
         """The reason for folding, or what the next alarm is measured by. A folded one prolongs nothing."""
-        hold_off = milliseconds(plan.hold_off or 0)
         key = f"held/{plan.table or self.reading.source}/{self.reading.kind}"
         last = self.memory.get(key)
-        if last is not None and abs(event_at - last["at"]) < hold_off:
-            return f"within the hold-off ({plan.hold_off:g} s) of the alarm of {iso_utc(last['at'])}", {}
-        # Far behind the last one: the clock was set back. Its old time must not fold what comes when it is reached.
-        behind = last is not None and last["at"] - event_at > _HELD_FOR_MS
-        at = event_at if last is None or behind else max(event_at, last["at"])
+        at = event_at
+        if last is not None:
+            if abs(event_at - last["at"]) < hold_off:
+                return f"within the hold-off ({plan.hold_off:g} s) of the alarm of {iso_utc(last['at'])}"
+            # Far behind the last one: the clock was set back. Its old time must not fold what comes when it is reached.
+            if last["at"] - event_at <= _HELD_FOR_MS:
+                at = max(event_at, last["at"])
         until = self.message.received_ticks + hold_off + _HELD_FOR_MS
-        return None, {key: {"what": "held", "due": until, "at": at}}
+        changes[key] = {"what": "held", "due": until, "at": at}
+        return None
 
     def _opened(self, row: NewEvent) -> Entry:
         plan, pulse = self.plan, self.reading.pulse_seconds
@@ -325,17 +332,22 @@ class _Alarm:
             open_ms = milliseconds(pulse)
         elif self.reading.quiet_seconds is not None:
             open_ms = min(open_ms, milliseconds(self.reading.quiet_seconds))
-        return {
-            **remembered(row),
+        restore = plan is not None and plan.send_restore and row.state is EventState.PENDING
+        entry = {
             "what": "open",
             "due": self.message.received_ticks + open_ms,
+            "source": row.source,
+            "source_camera": row.source_camera,
+            "state_key": row.state_key,
+            "id": row.source_id,
             "started": self.reading.started,
             "open_ms": open_ms,
             "pulse": pulse is not None,
             "last_at": self.message.received_at,
-            "window_ms": _UNMAPPED_WINDOW_MS if plan is None else milliseconds(plan.dedupe_window),
-            "restore": plan is not None and plan.send_restore and row.state is EventState.PENDING,
+            "window_ms": self.window_ms,
+            "restore": restore,
         }
+        return {**remembered(row), **entry} if restore else entry
 
     def _restore(self, entry: Entry, event_at: int) -> NewEvent:
         return restore_row(

@@ -42,6 +42,7 @@ FUNCTIONS: Final[Mapping[str, tuple[Callable[..., Any], int, int]]] = {  # with 
     "before": (values.before, 2, 2),
     "coalesce": (values.coalesce, 1, 16),
     "digits_after": (values.digits_after, 2, 2),
+    "entries": (values.entries, 1, 1),
     "first": (values.first, 1, 1),
     "joined": (values.joined, 2, 8),
     "levels": (values.levels, 3, 3),
@@ -361,6 +362,15 @@ def _by_name(keys: tuple[Any, ...]) -> Compiled:
     match keys:
         case ():
             return lambda p, t, i: p
+        case (a,):
+
+            def one(p: Any, t: Mapping[str, Any], i: Any) -> Any:
+                try:
+                    return p[a]
+                except (KeyError, TypeError):
+                    return None
+
+            return one
         case (a, b):
 
             def two(p: Any, t: Mapping[str, Any], i: Any) -> Any:

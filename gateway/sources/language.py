@@ -78,8 +78,10 @@ class Rule(Table):
     """`binary`: not looked into; `payload` is the number of bytes."""
     ignored: str | None = None
     """The reason why this topic means nothing. Such a rule only explains: its topics are not subscribed."""
-    heartbeat: bool = False
-    """With `ignored`: subscribed nevertheless, as a sign of life."""
+    heartbeat: Positive | None = None
+    """The equipment says this of each of its cameras about every so many seconds, whatever happens: a sign of life.
+    With `ignored` it is nothing but that, and subscribed only where the silence of a camera is watched; `camera` then
+    says whose, and may give several."""
     empty: str | None = None
     """The reason for ignoring an empty payload; without it, an empty payload is what `decode` makes of it."""
     let: dict[Name, Expression] = Field(default_factory=dict)
@@ -103,6 +105,12 @@ class Rule(Table):
     """What joins beginning and end; default the id, and where there is none the topic."""
     kind: Expression | None = None
     """What was seen; default the rule's name."""
+    of_device: Expression | None = None
+    """True for a trouble of the device as a whole, such as its disk: where no camera of its name is configured, it is
+    the recorder's."""
+    away: bool | Expression = False
+    """Of a trouble: its camera, without `camera` the recorder, is gone and cannot be heard. Where the recorder is, the
+    troubles and the silence of its cameras are no news."""
     opens: Expression | None = None
     """False for what only continues an event; default true."""
     time: Time | None = None
@@ -117,7 +125,7 @@ class Rule(Table):
     """True for what the equipment kept while it could not send: it has its own time, and is of no use after an hour."""
     pulse_seconds: Positive | Expression | None = None
     """No end will come: closed this long after the last message. An expression may say null: an end will come."""
-    quiet_seconds: Positive | None = None
+    quiet_seconds: Positive | Expression | None = None
     """The equipment repeats an alarm while it lasts: after this silence it is over, though an end may come, too."""
     repeats: bool | Annotated[float, Field(ge=0)] = True
     """false: the equipment speaks only on change, so every `active` is a new alarm. Seconds: an `active` so soon after
@@ -133,8 +141,8 @@ class Rule(Table):
         missing = [key for key in needed if getattr(self, key) is None]
         if self.ignored is None and missing:
             raise ValueError(f"needs {', '.join(missing)}; or ignored, with a reason")
-        if self.ignored is None and self.heartbeat:
-            raise ValueError("heartbeat belongs to ignored; what is read is a sign of life in any case")
+        if self.heartbeat is not None and self.camera is None:
+            raise ValueError("needs camera with heartbeat: whose sign of life it is")
         return self
 
 

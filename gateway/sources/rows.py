@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.model import (
     EARLIEST_AT,
+    NOTHING,
     EventStatus,
     EventType,
     MediaKind,
@@ -66,16 +67,16 @@ class Plan(Protocol):
     def dedupe_window(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What one message, or the passing of time, comes to: rows and changes of memory, for one commit."""
 
     outcome: str  # stored, closing, ignored, duplicate, unmapped
     reason: str | None = None
     events: tuple[NewEvent, ...] = ()
-    memory: Changes = field(default_factory=dict)
+    memory: Mapping[str, Entry | None] = NOTHING
 
 
+@lru_cache(maxsize=256)  # of settings, a few for each camera
 def milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
@@ -88,9 +89,10 @@ def identify(
     The equipment's id with its start as sent says it all. An id alone counts for `dedupe_window`. A time alone
     belongs to what it is the time of. With neither, every occurrence is its own: equal bytes are not the same alarm.
     """
+    source_id, started = reading.source_id, reading.started
     parts = (location_id, reading.source, reading.camera or "")
-    if reading.source_id is not None and reading.started is not None:
-        return derive_event_id(*parts, "id", reading.source_id, reading.started), {}
+    if source_id is not None and started is not None:
+        return derive_event_id(*parts, "id", source_id, started), {}
     if reading.source_id is not None:
         window = str(message.received_at // max(window_ms, 1))
         if message.received_at < EARLIEST_AT:
@@ -133,30 +135,32 @@ def begin_row(
 ) -> NewEvent:
     wanted: tuple[MediaWanted, ...] = ()
     if plan is not None and state is EventState.PENDING and reading.event_type is EventType.ALARM:
-        wanted = media_wanted(plan, dict(reading.media), judged.event_at, clock_offset)
-    return NewEvent(
-        event_id=event_id,
-        state=state,
-        event_type=reading.event_type,
-        event_status=EventStatus.ACTIVE,
-        source=reading.source,
-        camera=None if plan is None else plan.table,
-        source_camera=reading.camera,
-        location_id=location_id,
-        recorder_id=None if plan is None else plan.recorder_id,
-        camera_id=None if plan is None else plan.camera_id,
-        signal=True if plan is None else plan.signal,
-        event_at=judged.event_at,
-        received_at=message.received_at,
-        received_ticks=message.received_ticks,
-        source_id=reading.source_id,
-        state_key=reading.state_key,
-        kind=reading.kind,
-        reason=reason,
-        topic=message.topic,
-        age_unknown_ms=judged.age_unknown_ms,
-        details=dict(details),
-        media=wanted,
+        wanted = media_wanted(plan, reading.media, judged.event_at, clock_offset)
+    return NewEvent(  # in the order of the fields, as in `CompiledRule`
+        event_id,
+        state,
+        reading.event_type,
+        EventStatus.ACTIVE,
+        reading.source,
+        None if plan is None else plan.table,
+        reading.camera,
+        location_id,
+        None if plan is None else plan.recorder_id,
+        None if plan is None else plan.camera_id,
+        True if plan is None else plan.signal,
+        judged.event_at,
+        message.received_at,
+        message.received_ticks,
+        reading.source_id,
+        reading.state_key,
+        reading.kind,
+        None,  # follows: it is a beginning
+        reason,
+        message.topic,
+        judged.age_unknown_ms,
+        None,  # away_since_at
+        details,
+        wanted,
     )
 
 
@@ -168,17 +172,14 @@ def media_wanted(
     if clock_offset:
         # The equipment's clock is known to be wrong by so much: where pictures go by time, its time is ours less this.
         recipe = {**recipe, "clock_offset_ms": clock_offset}
-    wanted = []
-    for seq in range(plan.snapshots):
-        at = event_at + seq * SNAPSHOT_STEP_MS
-        wanted.append(MediaWanted(MediaKind.SNAPSHOT, seq, at, at, recipe))
-    for kind, on, before, after in (
-        (MediaKind.SHORT_MP4, plan.short_mp4, plan.short_before, plan.short_after),
-        (MediaKind.EVENT_MP4, plan.event_mp4, plan.clip_before, plan.clip_after),
-    ):
-        if on:
-            window = event_at - milliseconds(before), event_at + milliseconds(after)
-            wanted.append(MediaWanted(kind, 0, *window, recipe))
+    moments = range(event_at, event_at + plan.snapshots * SNAPSHOT_STEP_MS, SNAPSHOT_STEP_MS)
+    wanted = [MediaWanted(MediaKind.SNAPSHOT, seq, at, at, recipe) for seq, at in enumerate(moments)]
+    if plan.short_mp4:
+        window = event_at - milliseconds(plan.short_before), event_at + milliseconds(plan.short_after)
+        wanted.append(MediaWanted(MediaKind.SHORT_MP4, 0, *window, recipe))
+    if plan.event_mp4:
+        window = event_at - milliseconds(plan.clip_before), event_at + milliseconds(plan.clip_after)
+        wanted.append(MediaWanted(MediaKind.EVENT_MP4, 0, *window, recipe))
     return tuple(wanted)
 
 

@@ -7,10 +7,10 @@ and means nothing is `Ignored` with a reason. No memory: one message in, what it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,7 +27,7 @@ from gateway.sources.topics import (
 )
 from gateway.sources.values import word
 
-__all__ = ["BadFamily", "BadSource", "CompiledSource", "Family", "Ignored", "Unreadable", "parse_family"]
+__all__ = ["BadFamily", "BadSource", "CompiledSource", "Family", "Ignored", "OfTopic", "Unreadable", "parse_family"]
 
 # Options that a source may have beyond these are added here when a family needs them.
 OPTIONS: Final[Mapping[str, Any]] = {"labels": (), "zones": (), "min_score": None, "time_format": None}
@@ -105,11 +105,18 @@ class Family:
         chosen = self.facts.dialects.values() if dialect is None else [self.facts.dialects[dialect]]
         return frozenset(self.facts.options).union(*(d.options for d in chosen))
 
-    def filters(self, source: SourceSettings) -> list[tuple[str, int]]:
-        """Topic filters to subscribe, each with its MQTT 5 retain handling; nothing broader than the rules need."""
+    def heartbeat(self, dialect: str | None) -> float | None:
+        """About every so many seconds, or sooner, its cameras give a sign of life, whatever happens; None: no need."""
+        return max((rule.heartbeat for rule in self._rules(dialect) if rule.heartbeat is not None), default=None)
+
+    def filters(self, source: SourceSettings, *, heartbeats: bool = False) -> list[tuple[str, int]]:
+        """Topic filters to subscribe, each with its MQTT 5 retain handling; nothing broader than the rules need.
+
+        `heartbeats`: also what is only a sign of life.
+        """
         handling: dict[str, int] = {}
         for rule in self._rules(self._dialect(source)):
-            if rule.ignored is not None and not rule.heartbeat:
+            if rule.ignored is not None and not (heartbeats and rule.heartbeat):
                 continue
             wanted = RETAIN_HANDLING[rule.topic_kind or "momentary"]
             if wanted == 1 and rule.event_type != "alarm":
@@ -144,12 +151,13 @@ class Family:
     def _rules(self, dialect: str | None) -> list[language.Rule]:
         return [rule for rule in self.facts.rule if not rule.dialects or dialect in rule.dialects]
 
-    def _prefixes(self, dialect: str | None) -> tuple[str, ...]:
+    def prefixes(self, dialect: str | None) -> tuple[str, ...]:
+        """What `topic_prefix` is where a source sets none."""
         of_dialect = None if dialect is None else self.facts.dialects[dialect].topic_prefix
         return of_dialect or self.facts.topic_prefix or ()
 
     def _pattern(self, rule: language.Rule, source: SourceSettings) -> TopicPattern:
-        prefixes = self._prefixes(self._dialect(source))
+        prefixes = self.prefixes(self._dialect(source))
         try:
             if source.topic_prefix is not None:
                 refuse_wildcards(source.topic_prefix)
@@ -212,27 +220,53 @@ def _place(loc: tuple[int | str, ...], document: Any) -> tuple[int | str, ...]:
     return tuple(place)
 
 
+T = TypeVar("T")
+
+
+class OfTopic(dict[str, T]):
+    """What a topic comes to, worked out at its first message and remembered for as many topics as a site has."""
+
+    def __init__(self, find: Callable[[str], T]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, topic: str) -> T:
+        found = self._find(topic)
+        if len(topic) <= _REMEMBERED_LENGTH:
+            if len(self) >= _REMEMBERED_TOPICS:
+                self.clear()
+            self[topic] = found
+        return found
+
+
 class CompiledSource:
     """One source of the configuration, ready to read messages."""
 
     def __init__(self, table: str, family: str, rules: list[tuple[TopicPattern, CompiledRule]]) -> None:
         self.table, self.family = table, family
         self._rules = rules
-        self._matches: dict[str, list[tuple[CompiledRule, dict[str, str]]]] = {}
+        self._matching = OfTopic(self._match)
 
     def covers(self, topic: str) -> bool:
         """True if a rule of this source is about the topic."""
-        return bool(self._matching(topic))
+        return bool(self._matching[topic])
 
-    def read(self, message: Message) -> list[Reading] | Ignored | Unreadable:
-        """What the first rule that applies says; with `also`, what the next one says, too."""
-        matching = self._matching(message.topic)
+    def is_heartbeat(self, topic: str) -> bool:
+        """True if what comes on this topic is a sign of life, whatever else it says."""
+        return any(rule.is_heartbeat for rule, _ in self._matching[topic][:1])
+
+    def read(self, message: Message, heard: list[str] | None = None) -> list[Reading] | Ignored | Unreadable:
+        """What the first rule that applies says; with `also`, what the next one says, too.
+
+        To `heard` go the equipment's names of the cameras of which this is a sign of life.
+        """
+        matching = self._matching[message.topic]
         if not matching:
             return Ignored(f"no rule of {self.family} for this topic")
         readings: list[Reading] = []
         others: list[Answer] = []
         for rule, captures in matching:
-            answer = rule.read(message, captures)
+            answer = rule.read(message, captures, heard)
             if answer is None:
                 continue
             if not rule.also and not readings and not others:
@@ -246,13 +280,5 @@ class CompiledSource:
         found = readings or strongest(others)
         return found or Ignored(f"no rule of {self.family} applies to this message")
 
-    def _matching(self, topic: str) -> list[tuple[CompiledRule, dict[str, str]]]:
-        known = self._matches.get(topic)
-        if known is not None:
-            return known
-        found = [(rule, got) for pattern, rule in self._rules if (got := pattern.match(topic)) is not None]
-        if len(topic) <= _REMEMBERED_LENGTH:
-            if len(self._matches) >= _REMEMBERED_TOPICS:
-                self._matches.clear()
-            self._matches[topic] = found
-        return found
+    def _match(self, topic: str) -> list[tuple[CompiledRule, dict[str, str]]]:
+        return [(rule, got) for pattern, rule in self._rules if (got := pattern.match(topic)) is not None]

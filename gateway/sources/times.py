@@ -6,46 +6,56 @@ Milliseconds are cut off, never rounded, so that an event is never dated after w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 # CHeKT Event API v0.8 suggests the time of receipt when the source's clock is off by more than 5 minutes (Q20).
 SKEW_LIMIT_MS: Final = 5 * 60 * 1000
 
-_EARLIEST_MS: Final = 0
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ZERO: Final = Decimal(0)
 _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01; a unix time in milliseconds read as seconds lies far beyond
 
 
-def read_time(value: Any, formats: Sequence[str], zone: tzinfo) -> int | None:
-    """The first format that fits decides; None for what is no time between 1970 and 2100. `zone` is for local times.
+def time_reader(formats: Sequence[str], zone: tzinfo) -> Callable[[Any], int | None]:
+    """A reader of what is written in one of the formats; the first that fits decides. `zone` is for local times.
 
-    `unix` (seconds), `unix_ms`, `iso8601`, `iso8601_utc` (UTC where it names no zone), or a pattern of strptime.
+    `unix` (seconds), `unix_ms`, `iso8601`, `iso8601_utc` (UTC where it names no zone), or a pattern of strptime. The
+    reader says None for what is no time between 1970 and 2100.
     """
-    for name in formats:
-        if name in ("iso8601", "iso8601_utc"):
-            read = _iso8601(value, zone if name == "iso8601" else UTC)
-        elif name in ("unix", "unix_ms"):
-            read = _unix(value, 1000 if name == "unix" else 1)
-        else:
-            read = _by_pattern(value, name, zone)
-        if read is not None and _EARLIEST_MS < read < _LATEST_MS:
-            return read
-    return None
+    readers = [_reader(name, zone) for name in formats]
+    if len(readers) == 1:
+        return readers[0]
+
+    def read(value: Any) -> int | None:
+        return next((at for reader in readers if (at := reader(value)) is not None), None)
+
+    return read
 
 
-def _unix(value: Any, factor: int) -> int | None:
+def _reader(name: str, zone: tzinfo) -> Callable[[Any], int | None]:
+    if name == "unix":
+        return partial(_unix, 1000, Decimal(_LATEST_MS // 1000))
+    if name == "unix_ms":
+        return partial(_unix, 1, Decimal(_LATEST_MS))
+    if name in ("iso8601", "iso8601_utc"):
+        return partial(_written, datetime.fromisoformat, zone if name == "iso8601" else UTC)
+    return partial(_written, lambda text: datetime.strptime(text, name), zone)  # noqa: DTZ007, the zone is given there
+
+
+def _unix(factor: int, latest: Decimal, value: Any) -> int | None:
     if type(value) is str:
         # Some publishers quote their numbers. Plain digits only: no exponents, signs or underscores.
         whole, _, fraction = value.partition(".")
         if not (0 < len(whole) <= 15 and len(fraction) <= 20 and (whole + fraction).isdecimal() and value.isascii()):
             return None
         value = Decimal(value)
-    if type(value) is not int and type(value) is not Decimal:
+    elif type(value) is not Decimal and type(value) is not int:
         return None
-    return int(value * factor) if 0 <= value < _LATEST_MS else None
+    return int(value * factor) or None if _ZERO < value < latest else None
 
 
 # Longer than any time. Nanoseconds (Go, Java) are read, cut to microseconds; `2024-01-22T11:47:0500:00` of some
@@ -53,32 +63,20 @@ def _unix(value: Any, factor: int) -> int | None:
 _MAX_LENGTH: Final = 48
 
 
-def _iso8601(value: Any, zone: tzinfo) -> int | None:
+def _written(parse: Callable[[str], datetime], zone: tzinfo, value: Any) -> int | None:
     if type(value) is not str or len(value) > _MAX_LENGTH:
         return None
     try:
-        return _milliseconds(datetime.fromisoformat(value.strip()), zone)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _by_pattern(value: Any, pattern: str, zone: tzinfo) -> int | None:
-    if type(value) is not str or len(value) > _MAX_LENGTH:
-        return None
-    try:
-        return _milliseconds(datetime.strptime(value.strip(), pattern), zone)  # noqa: DTZ007, the zone is given there
+        read = parse(value.strip())
+        if read.tzinfo is None:
+            read = read.replace(tzinfo=zone)
+        at = (read - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError, re.error):
         return None
+    return at if 0 < at < _LATEST_MS else None
 
 
-def _milliseconds(read: datetime, zone: tzinfo) -> int:
-    if read.tzinfo is None:
-        read = read.replace(tzinfo=zone)
-    return (read - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """When an event happened, and what is known about that."""
 
     event_at: int
@@ -124,6 +122,9 @@ def judge_time(
     return Judged(event_at + shift, shift, event_at if shift else None, None, waited_ms if offset is None else None)
 
 
+_of_row: Final = time_reader(["iso8601"], UTC)
+
+
 def judge_again(
     event_at: int, received_at: int, right_at: int, details: Mapping[str, Any], age_unknown_ms: int | None
 ) -> int:
@@ -132,7 +133,7 @@ def judge_again(
     The equipment's own time is believed as `judge_time` would have, had our clock been right; what was reckoned from
     our clock moves with it.
     """
-    device_time = read_time(details.get("device_time"), ("iso8601",), UTC)
+    device_time = _of_row(details.get("device_time"))
     if device_time is None and event_at == received_at:
         return right_at
     believed = event_at if device_time is None else device_time

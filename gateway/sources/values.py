@@ -81,8 +81,13 @@ def texts(value: Any, at_most: int = MAX_WORDS) -> list[str]:
 
 def words(*lists: Any) -> str | None:
     """Names of all lists as one: sorted, each once, joined by `+`."""
-    found = {name for one in lists if one for name in texts(one)}
-    return "+".join(sorted(found))[:MAX_TEXT] or None
+    found: list[str] = []
+    for one in lists:
+        if one:
+            found += texts(one)
+    if len(found) == 1:
+        return found[0]
+    return "+".join(sorted(set(found)))[:MAX_TEXT] or None
 
 
 def without_suffix(value: Any, suffix: str) -> Any:
@@ -102,6 +107,13 @@ def starts_with(value: Any, prefix: str) -> bool:
 def before(value: Any, separator: str) -> str | None:
     """The part of a text before the first separator; all of it where there is none."""
     return value.partition(separator)[0] if type(value) is str else None
+
+
+def entries(value: Any) -> list[dict[str, Any]]:
+    """An object as a list of its entries, each with `key` and `value`."""
+    if not isinstance(value, Mapping):
+        return []
+    return [{"key": key, "value": of_it} for key, of_it in value.items()]
 
 
 def first(value: Any) -> Any:
@@ -170,8 +182,9 @@ def plain(value: Any) -> Any:
     if type(value) is str:
         return text(value)
     if type(value) is list:
-        kept = [plain(element) for element in value[:MAX_WORDS] if type(element) is not list]
-        return [element for element in kept if element is not None]
+        if len(value) > MAX_WORDS:
+            value = value[:MAX_WORDS]
+        return [said for e in value if type(e) is not list and (said := plain(e)) is not None]
     if type(value) is Decimal:
         return float(value) if abs(value) < _LARGEST else None
     if type(value) is int:

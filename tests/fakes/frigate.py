@@ -40,5 +40,56 @@ def review(
     return {"type": phase, "before": body, "after": body}
 
 
+def tracked(
+    camera: str,
+    *,
+    phase: str = "new",
+    start: float,
+    end: float | None = None,
+    object_id: str,
+    frame: float | None = None,
+) -> dict[str, Any]:
+    """A tracked object, with all that Frigate says of one."""
+
+    def at(false_positive: bool, ended: float | None) -> dict[str, Any]:
+        return {
+            "id": object_id,
+            "camera": camera,
+            "frame_time": start if frame is None else frame,
+            "snapshot": {
+                "frame_time": start,
+                "box": [415, 489, 528, 700],
+                "area": 12728,
+                "region": [260, 446, 660, 846],
+                "score": 0.77546,
+                "attributes": [],
+            },
+            "label": "person",
+            "sub_label": None,
+            "top_score": 0.958984375,
+            "false_positive": false_positive,
+            "start_time": start,
+            "end_time": ended,
+            "score": 0.87890625,
+            "box": [424, 500, 536, 712],
+            "area": 23744,
+            "ratio": 1.25,
+            "region": [218, 440, 693, 915],
+            "active": True,
+            "stationary": False,
+            "motionless_count": 0,
+            "position_changes": 2,
+            "current_zones": ["yard", "driveway"],
+            "entered_zones": ["yard", "driveway"],
+            "has_clip": False,
+            "has_snapshot": True,
+            "attributes": {},
+            "current_attributes": [],
+            "max_severity": None,
+        }
+
+    return {"type": phase, "before": at(phase == "new", None), "after": at(False, end)}
+
+
 def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode()

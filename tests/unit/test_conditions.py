@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -474,7 +474,7 @@ def test_two_equal_alarms_in_one_millisecond_are_two() -> None:
 def test_a_time_without_an_id_belongs_to_what_it_is_the_time_of() -> None:
     first, again, later = Site(), Site(at=NOW + 5), Site()
     for where, started in ((first, "12:00:00"), (again, "12:00:00"), (later, "12:00:01")):
-        where.take(replace(motion(EventStatus.ACTIVE), started=started), message("ON", "t", at=where.at))
+        where.take(motion(EventStatus.ACTIVE)._replace(started=started), message("ON", "t", at=where.at))
     assert first.rows[0].event_id == again.rows[0].event_id != later.rows[0].event_id
 
 
@@ -518,13 +518,13 @@ def test_a_pulse_ends_by_itself_and_is_prolonged_by_each_repeat() -> None:
 
 
 def test_what_cannot_be_reported_stays_local() -> None:
-    panel = replace(motion(EventStatus.ACTIVE), camera=None)
+    panel = motion(EventStatus.ACTIVE)._replace(camera=None)
     heard = message("x", "t")
     nowhere = AnyPlan(table=None, camera_id=None)
     decision = decide(panel, heard, nowhere, Memory(), location_id="L")
     assert (decision.outcome, decision.events) == ("ignored", ())
     assert "no camera_id configured for cams" in str(decision.reason)
-    assert decide(replace(panel, event_type=EventType.ARMING), heard, nowhere, Memory(), location_id="L").events == ()
+    assert decide(panel._replace(event_type=EventType.ARMING), heard, nowhere, Memory(), location_id="L").events == ()
     assert decide(panel, heard, None, Memory(), location_id="L").outcome == "ignored"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gateway.model import EARLIEST_AT, EventStatus, EventType, Reading
 from gateway.sources.rows import identify, restore_row
 from tests.unit.frigate_messages import NOW, compiled, message, review
@@ -32,7 +30,7 @@ def test_a_clock_that_is_set_back_does_not_fold_alarms_when_the_old_time_is_reac
 
 def counted() -> Reading:
     """Equipment that counts its events from 1 whenever it is switched on."""
-    return replace(read(review(), source=compiled("reviews")), source_id="1", started=None)
+    return read(review(), source=compiled("reviews"))._replace(source_id="1", started=None)
 
 
 def event_id(*, at: int, ticks: int) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config import Source
 from gateway.model import NewEvent
 from gateway.sources.arming import ArmingTerms
 from gateway.sources.compiled import Ignored
 from gateway.sources.conditions import decide, due, forget_edges
+from gateway.sources.families import load_family
 from gateway.sources.memory import Memory
 from tests.unit.frigate_messages import NOW, message
 from tests.unit.test_conditions import AnyPlan
@@ -266,6 +269,21 @@ def test_a_site_is_armed_while_any_partition_is() -> None:
     assert alarmo.says("armed_away", cellar) == []
     assert alarmo.says("disarmed", house) == []
     assert alarmo.says("disarmed", cellar) == DISARMED
+
+
+def test_a_site_with_two_panels_is_armed_while_either_is() -> None:
+    """Told under one camera, a disarmed shed must not silence the house. What is no longer configured has no say."""
+    panels = frozenset({"s", "shed"})
+    house = Equipment("panel", "alarmo/state", plan=PanelPlan(arming=ArmingTerms("c", False, panels)))
+    shed = Equipment("panel", "alarmo/state", plan=house.plan, memory=house.memory)
+    shed.source = load_family("panel").compile_source("shed", Source(family="panel"), UTC)
+    assert house.says("armed_away") == ARMED
+    assert shed.says("armed_away") == []
+    assert house.says("disarmed") == []
+    assert shed.says("disarmed") == DISARMED
+    assert shed.says("armed_home") == ARMED
+    house.plan = PanelPlan(arming=ArmingTerms("c", False, frozenset({"s"})))
+    assert house.says("disarmed") == DISARMED
 
 
 words = st.sampled_from(["armed_away", "disarmed", "triggered", "pending", "arming", "unavailable", "armed_home"])

@@ -13,7 +13,7 @@ from gateway.config import Source
 from gateway.model import EventStatus
 from gateway.sources.families import UnknownFamily, families, load_family, names
 from gateway.sources.rules import BadFamily, Ignored, Unreadable, parse_family
-from gateway.sources.times import read_time
+from gateway.sources.times import time_reader
 from gateway.sources.topics import BadPattern, compile_pattern
 from tests.unit.frigate_messages import NOW, message, reason
 
@@ -124,9 +124,9 @@ def test_the_memory_for_topics_is_bounded() -> None:
     source = lab()
     for number in range(5000):
         assert source.covers(f"lab/bell/{number}")
-    assert len(source._matches) <= 2048
+    assert len(source._matching) <= 2048
     assert source.covers("lab/bell/" + "x" * 60_000)
-    assert max(map(len, source._matches)) < 1000
+    assert max(map(len, source._matching)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_memory_for_topics_is_bounded() -> None:
     ],
 )
 def test_times_are_read_or_are_no_times(value: Any, formats: list[str], at: int | None) -> None:
-    assert read_time(value, formats, timezone(timedelta(hours=-6))) == at
+    assert time_reader(formats, timezone(timedelta(hours=-6)))(value) == at
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Camera, CameraDefaults, Cloud, Settings, Site, Source
+from gateway.config import Arming, Camera, CameraDefaults, Cloud, Settings, Site, Source
 from gateway.sources.plans import Plans, compile_sources
 from gateway.sources.rules import BadSource
 from tests.unit.frigate_messages import message, review
@@ -79,3 +79,20 @@ def test_a_setting_that_cannot_be_followed_is_named_as_in_the_file(source: Sourc
     with pytest.raises(BadSource) as caught:
         compile_sources(site(sources={"nvr": source}))
     assert caught.value.key == key
+
+
+def test_panels_that_are_told_under_one_camera_are_one_site() -> None:
+    """And what is told under a camera of its own is a site of its own."""
+    sources = {
+        "house": Source(family="panel"),
+        "shed": Source(family="panel", topic_prefix="shed"),
+        "office": Source(family="panel", topic_prefix="office", camera_id="office"),
+    }
+
+    def together(arming: Arming, table: str) -> tuple[str | None, set[str]]:
+        plan: Any = Plans(site("site", sources=sources, arming=arming)).find(table, None)
+        return plan.arming.camera_id, set(plan.arming.panels)
+
+    assert together(Arming(enabled=True), "shed") == ("site", {"house", "shed"})
+    assert together(Arming(enabled=True), "office") == ("office", {"office"})
+    assert together(Arming(enabled=True, camera_id="arming"), "shed") == ("arming", {"house", "shed", "office"})

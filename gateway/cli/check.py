@@ -100,9 +100,11 @@ def summary(settings: Settings) -> str:
 def _cloud(settings: Settings) -> str:
     cloud = settings.cloud
     host = urlsplit(cloud.url).hostname or ""
-    by = {"assertion": f"signed assertion ({cloud.algorithm})", "client_secret": "client secret", "api_key": "API key"}
-    token = cloud.auth != "api_key" and cloud.token_url and f"token from {urlsplit(cloud.token_url).hostname}"
-    return _joined(cloud.url, _ENVIRONMENTS.get(host), by[cloud.auth], token, f"header {cloud.event_header}")
+    by, token = "API key", None
+    if cloud.wants_token:
+        by = "client secret" if cloud.auth == "client_secret" else f"signed assertion ({cloud.algorithm})"
+        token = f"token from {urlsplit(cloud.token_url or '').hostname}"
+    return _joined(cloud.url, _ENVIRONMENTS.get(host), by, token, f"header {cloud.event_header}")
 
 
 def _broker(settings: Settings) -> str:

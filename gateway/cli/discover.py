@@ -2,7 +2,7 @@
 
 Everything that is published is heard for a while, with a client of its own that leaves nothing behind; nothing is
 stored and nothing sent. What is configured already is left out. Only the camera_id of each camera, which CHeKT gives,
-is for a person to fill in.
+is for a person to fill in; `check` warns until it is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.sources.recognition import Found, Recogniser
 
 CONNECT_SECONDS: Final = 15.0
+SHOWN_UNKNOWN: Final = 12  # first levels of topics
 MAX_MESSAGE: Final = 256 << 10  # pictures of 4 MB need not be taken in
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -50,19 +53,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    import structlog
+
     from gateway.config import ConfigError, Settings, config_path
     from gateway.sources.families import families
     from gateway.sources.known import known_families
     from gateway.sources.recognition import Recogniser
 
     try:
-        settings = Settings.load(config_path(args.config, os.environ), os.environ, known=known_families())
+        # The registration's key may come later: only the broker's files are needed here.
+        path = config_path(args.config, os.environ)
+        settings = Settings.load(path, os.environ, known=known_families(), with_files=False)
     except ConfigError as error:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
         return EX_CONFIG
     recogniser = Recogniser(families())
     print(f"listening on {settings.broker.url} for {args.seconds:g} s …", file=sys.stderr)
-    fault = asyncio.run(listen(settings, recogniser, args.seconds))
+    # Standard output is what will be pasted; of the log only what is wrong is said, beside it.
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
+    try:
+        fault = asyncio.run(listen(settings, recogniser, args.seconds))
+    finally:
+        structlog.reset_defaults()
     if fault is not None:
         print(f"{settings.broker.url}: {fault}", file=sys.stderr)
         return 1
@@ -77,12 +92,16 @@ async def listen(settings: Settings, recogniser: Recogniser, seconds: float) -> 
     """Feeds what is published to the recogniser; or why that was not possible."""
     import secrets
 
+    from gateway.config import FileFault
     from gateway.host.clock import SystemClock
     from gateway.sources.broker_filters import Filter
     from gateway.sources.broker_probe import guest
 
     name = settings.broker.password_file
-    password = None if name is None else settings.secret(name).decode()
+    try:
+        password = None if name is None else settings.secret(name).decode()
+    except (FileFault, UnicodeDecodeError) as fault:
+        return f"broker.password_file: {fault}"
     ours = settings.broker.model_copy(update={"client_id": f"chekt-discover-{secrets.token_hex(6)}"})
     everything = [Filter("#", 0)]
     async with guest(ours, everything, clock=SystemClock(0), password=password, max_message=MAX_MESSAGE) as visit:
@@ -109,12 +128,12 @@ def propose(recogniser: Recogniser, settings: Settings) -> Iterator[dict[str, An
     plans = Plans(settings)
     taken = {*settings.sources, *settings.cameras}
     for found in sorted(recogniser.found.values(), key=lambda each: (each.family, each.topic_prefix or "")):
-        default = load_family(found.family).facts.dialect
-        dialect = found.dialect(default)
-        table = _configured(found, settings)
+        family = load_family(found.family)
+        dialect = found.dialect(family.facts.dialect)
+        table = _configured(found, dialect, settings)
         is_new = table is None
         if table is None:
-            table = _free(found.family if found.topic_prefix is None else found.topic_prefix, taken)
+            table = _free(_named(found, dialect, family.facts.dialect), taken)
         ignored = () if is_new else settings.sources[table].ignore
         new = [
             camera
@@ -128,10 +147,14 @@ def propose(recogniser: Recogniser, settings: Settings) -> Iterator[dict[str, An
             lines = [f"[sources.{table}]", f"family = {_quoted(found.family)}"]
             lines += [f"dialect = {_quoted(dialect)}"] if dialect else []
             lines += [f"topic_prefix = {_quoted(found.topic_prefix)}"] if found.topic_prefix is not None else []
+            if found.site_alarms:
+                lines.append(_placeholder(table, "the id in CHeKT for alarms that are of no camera"))
+            if found.arms:
+                lines.append("# CHeKT is told of arming and disarming where [arming] says enabled = true")
             lines.append("")
         for camera in new:
-            name = _free(camera, taken)
-            lines += [f"[cameras.{name}]", f'camera_id = "ID-FROM-CHEKT-{name}"  # replace']
+            name = _free(camera, taken, otherwise=f"{table}_{camera}")
+            lines += [f"[cameras.{name}]", _placeholder(name, "the camera's id in CHeKT")]
             lines += [f"name = {_quoted(camera)}"] if name != camera else []
             lines += [f"source = {_quoted(table)}", ""]
         yield {
@@ -146,31 +169,74 @@ def propose(recogniser: Recogniser, settings: Settings) -> Iterator[dict[str, An
         }
 
 
+def _placeholder(name: str, what: str) -> str:
+    from gateway.config import PLACEHOLDER
+
+    return f'camera_id = "{PLACEHOLDER}{name}"  # replace: {what}'
+
+
 def summary(recogniser: Recogniser, stanzas: list[dict[str, Any]]) -> str:
+    from gateway.config import PLACEHOLDER
+
     if not recogniser.heard:
         return "nothing was heard: is the equipment told this broker's address, user and password?"
     if not recogniser.found:
-        return f"{recogniser.heard} messages, none of a family that we know; docs/rules.md tells how to describe others"
-    if not stanzas:
-        return f"{recogniser.heard} messages; everything that was recognised is configured"
-    return f"{recogniser.heard} messages; replace each camera_id, then: chekt-gateway check"
+        said = f"{recogniser.heard} messages, none of a family that we know; docs/rules.md tells how to describe others"
+    elif not stanzas:
+        said = f"{recogniser.heard} messages; everything that was recognised is configured"
+    else:
+        said = (
+            f"{recogniser.heard} messages; put the id that CHeKT gives in place of each {PLACEHOLDER}…, "
+            "then: chekt-gateway check\n"
+            'a camera that is left out on purpose goes into its source: ignore = ["NAME"]'
+        )
+    known = {prefix.partition("/")[0] for found in recogniser.found.values() for prefix in found.prefixes}
+    unknown = [(first, count) for first, count in recogniser.unknown.most_common() if first not in known]
+    strange = [f"{first}/… ({count})" for first, count in unknown[:SHOWN_UNKNOWN]]
+    if len(unknown) > SHOWN_UNKNOWN:
+        strange.append("and others")
+    return said if not strange else f"{said}\nnot recognised: {', '.join(strange)}"
 
 
-def _configured(found: Found, settings: Settings) -> str | None:
+def _configured(found: Found, dialect: str, settings: Settings) -> str | None:
+    """The table of the source that hears it already."""
+    from gateway.sources.families import load_family
+
     for table, source in settings.sources.items():
-        if source.family == found.family and source.topic_prefix == found.topic_prefix:
+        if source.family != found.family:
+            continue
+        family = load_family(source.family)
+        own = family.prefixes(source.dialect or family.facts.dialect)
+        if found.topic_prefix is not None:
+            if source.topic_prefix == found.topic_prefix:
+                return table
+        elif (source.topic_prefix is None and own == found.own_prefixes) or source.topic_prefix in found.own_prefixes:
             return table
     return None
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _named(found: Found, dialect: str, default: str | None) -> str:
+    """What an installer looks for: the prefix, else the family, with the dialect where it is another than usual."""
+    if found.topic_prefix is not None:
+        return found.topic_prefix
+    return found.family if dialect in ("", default) else f"{found.family}_{dialect}"
+
+
+def _free(name: str, taken: set[str], otherwise: str | None = None) -> str:
     """A table's name that nobody has yet."""
-    plain = _NOT_IN_A_NAME.sub("_", name).strip("_") or "camera"
+    if otherwise is not None and _plain(name) in taken:
+        name = otherwise
+    plain = _plain(name)
     free, number = plain, 2
     while free in taken:
         free, number = f"{plain}_{number}", number + 1
     taken.add(free)
     return free
+
+
+def _plain(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    return _NOT_IN_A_NAME.sub("_", "".join(c for c in letters if not unicodedata.combining(c))).strip("_") or "camera"
 
 
 def _quoted(text: str) -> str:

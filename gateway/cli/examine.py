@@ -1,4 +1,4 @@
-"""The checks of `doctor` beside the broker: cloud, pictures, disk, certificates. None signals anything."""
+"""The checks of `doctor` beside the broker: cloud, recorders, disk, certificates. None signals anything."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import ssl
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from gateway import config
+from gateway.build import recorder_of
 from gateway.chekt.client import Client, ClientError, tls_context
 from gateway.chekt.keys import KeyUnusable, read_secrets
 from gateway.chekt.token import TokenError, TokenSource
@@ -23,13 +24,18 @@ from gateway.cli.finding import Finding, Level
 from gateway.host.clock import SystemClock
 from gateway.host.disk import free_bytes
 from gateway.media.files import MediaFolder
-from gateway.media.frigate import FetchError, Frigate
+from gateway.media.frigate import Frigate
+from gateway.media.recorder import FetchError, Recorder
 from gateway.model import Clock
+from gateway.sources.histories.shape import History, NotAList
+from gateway.sources.known import known_families
+from gateway.sources.plans import histories_of
 
 if TYPE_CHECKING:
     from gateway.config import Settings
 
 CONNECT_SECONDS: Final = 20.0
+ASKED_SECONDS: Final = 3600  # of a recorder that remembers what it said
 CLOCK_OFF_SECONDS: Final = 30
 LITTLE_BYTES: Final = 512 << 20
 TOO_LITTLE_BYTES: Final = 128 << 20  # twice what is left to alarms: below, pictures stop
@@ -87,39 +93,75 @@ def _clock(dates: Sequence[int], clock: Clock) -> Finding:
     return Finding("clock", "FAIL", f"{abs(off):.0f} s {way} the cloud's", remedy)
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- recorders --------------------------------------------------------------------------------------------------------
 
 
-async def pictures(settings: Settings) -> list[Finding]:
-    """One snapshot of each camera, now; it is thrown away."""
+async def recorders(settings: Settings) -> list[Finding]:
+    """One snapshot of each camera, now; it is thrown away. Where there are none, the list of what was said lately."""
     found = []
     clock = SystemClock(0)
+    known, histories = known_families(), histories_of(settings)
+    resolved = settings.cameras_resolved().values()
+    cameras = {table: [each for each in resolved if each.source in (None, table)] for table in settings.sources}
     with tempfile.TemporaryDirectory(prefix="chekt-doctor-") as name:
         folder = MediaFolder(Path(name))
         folder.prepare()
         try:
             for table, source in settings.sources.items():
-                if source.url is None:
-                    what = "no url: its alarms go without pictures, and what it says while we are away is lost"
+                facts = known.get(source.family)  # None: a family of the site's own
+                if facts is None or not (facts.pictures or facts.is_asked(source.dialect)):
+                    continue
+                recorder = recorder_of(settings, table, clock)
+                if recorder is None:
+                    lost = "what it says while we are away is lost"
+                    what = (
+                        f"no url: its alarms go without pictures, and {lost}" if facts.pictures else f"no url: {lost}"
+                    )
                     found.append(Finding(f"source {table}", "warn", what, f"set sources.{table}.url"))
-                elif source.family == "frigate":
-                    found += await _pictures_of(settings, table, source.url, folder, clock)
+                    continue
+                try:
+                    if isinstance(recorder, Frigate):
+                        found += [await _picture(recorder, folder, camera, clock) for camera in cameras[table]]
+                    else:
+                        found.append(await _list_of(table, recorder, histories[table], clock))
+                finally:
+                    await recorder.close()
         finally:
             folder.close()
-    return found
+    tried = {camera.table for table in cameras if _gives_pictures(settings, table) for camera in cameras[table]}
+    return [*found, *(_without_pictures(settings, camera) for camera in resolved if camera.table not in tried)]
 
 
-async def _pictures_of(settings: Settings, table: str, url: str, folder: MediaFolder, clock: Clock) -> list[Finding]:
+def _gives_pictures(settings: Settings, table: str) -> bool:
     source = settings.sources[table]
-    password: Callable[[], str] | None = None
-    if (file := source.password_file) is not None:
-        password = lambda: settings.secret(file).decode()  # noqa: E731
-    recorder = Frigate(url, clock=clock, username=source.username, make_password=password)
+    facts = known_families().get(source.family)
+    return facts is not None and facts.pictures and source.url is not None
+
+
+def _without_pictures(settings: Settings, camera: config.ResolvedCamera) -> Finding:
+    """Nothing to fetch is something to say, too: whether that is as it was meant."""
+    name = f"camera {camera.table}"
+    if not (camera.snapshots or camera.short_mp4 or camera.event_mp4):
+        return Finding(name, "ok", "its alarms go without pictures, as configured")
+    known = known_families()
+    tables = [camera.source] if camera.source is not None else list(settings.sources)
+    families = sorted({settings.sources[table].family for table in tables})
+    possible = [table for table in tables if (facts := known.get(settings.sources[table].family)) and facts.pictures]
+    if possible:
+        return Finding(name, "warn", "its alarms go without pictures", f"set sources.{possible[0]}.url")
+    what = f"its alarms go without pictures: {', '.join(families)} gives none"
+    return Finding(name, "warn", what, f"set cameras.{camera.table}.snapshots = 0 to say that it is meant so")
+
+
+async def _list_of(table: str, recorder: Recorder, history: History, clock: Clock) -> Finding:
+    until = clock.wall_ms() / 1000
     try:
-        cameras = [each for each in settings.cameras_resolved().values() if each.source in (None, table)]
-        return [await _picture(recorder, folder, camera, clock) for camera in cameras]
-    finally:
-        await recorder.close()
+        for question in history.questions(until - ASKED_SECONDS, until):
+            history.read(await recorder.read(question), until - ASKED_SECONDS)
+    except (FetchError, NotAList) as error:
+        remedy = f"are url, username and password_file of sources.{table} right?"
+        return Finding(f"source {table}", "FAIL", f"cannot be asked for what was missed: {error}", remedy)
+    return Finding(f"source {table}", "ok", "tells what it remembers, so that nothing it says unheard is lost")
 
 
 async def _picture(recorder: Frigate, folder: MediaFolder, camera: config.ResolvedCamera, clock: Clock) -> Finding:

@@ -4,7 +4,7 @@
 `checks` and `files` find faults of meaning, `faults` says them with file, line and key, `settings` puts it together.
 """
 
-from gateway.config.camera_checks import FAMILY_OPTIONS
+from gateway.config.camera_checks import FAMILY_OPTIONS, PLACEHOLDER
 from gateway.config.draft import FamilyFacts, KnownFamilies
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.files import FileFault, certificate_dates, read_secret
@@ -42,6 +42,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "DEFAULT_PATH",
     "FAMILY_OPTIONS",
+    "PLACEHOLDER",
     "Arming",
     "Broker",
     "Camera",

@@ -18,6 +18,8 @@ from gateway.config.tables import Camera, CameraDefaults, Source
 from gateway.config.zones import check_zone
 from gateway.toml_lines import Path
 
+PLACEHOLDER: Final = "ID-FROM-CHEKT-"  # what `discover` writes where CHeKT's id belongs
+_BEATS: Final = 3  # so many signs of life may fail to come before it is a silence
 # Options that only some families know (`Source`, "Where the family knows them").
 FAMILY_OPTIONS: Final = ("labels", "zones", "min_score", "time_format")
 _TABLE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -28,16 +30,18 @@ _MAX_CLIP_SECONDS: Final = 120.0  # some 60 MB of a 4K camera, which a narrow up
 def check(draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:
     for name, source in draft.sources.items():
         _check_source(name, source, findings, known)
-    _check_hearing(draft, findings)
+    _check_hearing(draft, findings, known)
     _check_cameras(draft, findings)
     _check_windows(draft, findings)
-    _check_pictures(draft, findings)
+    _check_pictures(draft, findings, known)
+    _check_silence(draft, findings, known)
 
 
 def _check_source(name: str, source: Source, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:
     here: Path = ("sources", name)
     _check_table_name(here, findings)
     check_zone(source.timezone, (*here, "timezone"), findings)
+    _check_placeholder(source.camera_id, (*here, "camera_id"), findings)
     if source.password_file and source.username is None:
         findings.fault_once((*here, "username"), "is missing; needed where password_file is set")
     check_secret(source, here, "password_file", findings, any_secret)
@@ -59,15 +63,24 @@ def _check_source(name: str, source: Source, findings: Findings, known: Mapping[
             findings.fault((*here, option), f"is no option of {spoken}; allowed: {allowed}")
 
 
-def _check_hearing(draft: Draft, findings: Findings) -> None:
+def _check_placeholder(camera_id: str | None, path: Path, findings: Findings) -> None:
+    if camera_id is not None and camera_id.startswith(PLACEHOLDER):
+        findings.warn(path, "is still the placeholder of `discover`; put the camera's id in CHeKT there")
+
+
+def _check_hearing(draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:
     """Two sources that hear the same messages would make two alarms of each."""
-    heard: dict[tuple[str, str | None], str] = {}
+    heard: dict[tuple[str, str], str] = {}
     for name, source in draft.sources.items():
-        key = (source.family, source.topic_prefix)
-        other = heard.setdefault(key, name)
-        if not source.family or other == name:
+        facts = known.get(source.family) if known is not None and source.family else None
+        facts = facts or FamilyFacts()
+        below = sorted(facts.prefixes_of(source)) or [""]
+        other = next((heard[source.family, prefix] for prefix in below if (source.family, prefix) in heard), None)
+        heard |= {(source.family, prefix): name for prefix in below}
+        if not source.family or other is None:
             continue
-        if draft.sources[other].dialect == source.dialect:
+        spoken = {draft.sources[table].dialect or facts.default for table in (name, other)}
+        if len(spoken) == 1:
             findings.fault(
                 ("sources", name, "topic_prefix"),
                 f"hears the same topics as sources.{other}; allowed: a topic_prefix of its own for each",
@@ -91,6 +104,7 @@ def _check_cameras(draft: Draft, findings: Findings) -> None:
                 f"is also the id of cameras.{ids[camera.camera_id]}; allowed: an id of its own for each camera",
             )
         ids.setdefault(camera.camera_id, table)
+        _check_placeholder(camera.camera_id, (*here, "camera_id"), findings)
         if camera.source is not None and camera.source not in draft.source_names:
             findings.fault((*here, "source"), f"unknown source; {_suggested(camera.source, draft.source_names)}")
         names.setdefault(camera.name or table, []).append(table)
@@ -157,28 +171,77 @@ def _check_windows(draft: Draft, findings: Findings) -> None:
                 findings.fault((*here, own[0]), f"the clip would be {length:g} s long; {allowed}")
 
 
-def _check_pictures(draft: Draft, findings: Findings) -> None:
-    """Pictures that are asked for and cannot be had: one warning for each source."""
+def _check_pictures(draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:
+    """Pictures that are asked for and cannot be had: one warning for each source. What an address is of no use for."""
     if draft.defaults is None:
         return
     for name, source in draft.sources.items():
-        if source.url is not None or findings.is_faulty(("sources", name, "url")):
-            continue
+        facts = known.get(source.family) if known is not None else None
+        has_pictures = facts is None or facts.pictures
+        is_asked = facts is None or facts.is_asked(source.dialect)
         without = [
             table
             for table, camera in draft.cameras.items()
             if draft.source_of(camera) == name and _wants_media(camera, draft.defaults)
         ]
-        if without:
+        here: Path = ("sources", name, "url")
+        if without and not has_pictures:
             findings.warn(
-                ("sources", name, "url"),
-                f"is not set: no pictures or clips for {_listed(without)}; set it, or snapshots = 0",
+                ("sources", name, "family"),
+                f"{source.family} gives no pictures or clips: none for {_listed(without)}; set snapshots = 0",
             )
+        if source.url is None and not findings.is_faulty(here):
+            if without and has_pictures:
+                why = f"is not set: no pictures or clips for {_listed(without)}; set it, or snapshots = 0"
+                findings.warn(here, why)
+            elif is_asked and not has_pictures:
+                findings.warn(here, "is not set: what it says while nobody listens is not asked for afterwards")
+        elif source.url is not None and not has_pictures and not is_asked:
+            dialect = source.dialect or (facts.default if facts is not None else None)
+            spoken = source.family if dialect is None else f"{source.family}/{dialect}"
+            findings.warn(here, f"has no use: recorders of {spoken} are not asked for anything; leave it out")
     silent = [table for table, camera in draft.cameras.items() if camera.signal is False]
     if not draft.defaults.signal:
         findings.warn(("defaults", "signal"), "is false: alarms do not signal the monitoring station")
     for table in silent:
         findings.warn(("cameras", table, "signal"), "is false: alarms do not signal the monitoring station")
+
+
+def _check_silence(draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:
+    if draft.defaults is None:
+        return
+    for name, source in draft.sources.items():
+        watched: dict[str, tuple[Path, float]] = {}
+        for table, camera in draft.cameras.items():
+            own = "silence_after" in camera.model_fields_set
+            after = (camera if own else draft.defaults).silence_after
+            if draft.source_of(camera) == name and after is not None:
+                watched[table] = (("cameras", table) if own else ("defaults",)), after
+        facts = known.get(source.family) if known is not None else None
+        if facts is not None and (not source.dialect or source.dialect in facts.dialects):
+            _judge_silence(name, dict(watched.values()), facts.heartbeat_of(source.dialect), findings)
+        if len(watched) > 1 and draft.site is not None and not (source.camera_id or draft.site.camera_id):
+            findings.warn(
+                ("sources", name, "camera_id"),
+                "is not set, nor is site.camera_id: if all cameras of this source are silent at once, that is a "
+                "trouble of the recorder, and without an id it is not reported",
+            )
+
+
+def _judge_silence(name: str, watched: Mapping[Path, float], beat: float | None, findings: Findings) -> None:
+    for path, after in watched.items():
+        if beat is None:
+            findings.warn(
+                (*path, "silence_after"),
+                f"is a guess: cameras of sources.{name} say nothing between events, so a quiet time that is longer is "
+                'told as a trouble; set it longer than any, or "off"',
+            )
+        elif after < _BEATS * beat:
+            findings.warn(
+                (*path, "silence_after"),
+                f"is short: cameras of sources.{name} give a sign of life every {beat:g} s; better: at least "
+                f'"{_BEATS * beat:.0f}s"',
+            )
 
 
 def _wants_media(camera: Camera, defaults: CameraDefaults) -> bool:

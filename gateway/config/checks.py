@@ -54,22 +54,25 @@ def _check_site(site: Site, findings: Findings) -> None:
 
 def _check_cloud(cloud: Cloud, findings: Findings, now: datetime | None) -> None:
     why: dict[str, str] = {}  # what is needed, and for the sake of what
-    if cloud.auth == "assertion":
+    if not cloud.wants_token:
+        why["api_key_file"] = 'auth = "api_key"' if cloud.auth == "api_key" else 'event_header = "x-api-key"'
+    elif cloud.auth == "assertion":
         key = "client_secret_file" if cloud.algorithm == "HS256" else "private_key_file"
         reason = 'auth = "assertion"' + (' with algorithm = "HS256"' if cloud.algorithm == "HS256" else "")
         why |= dict.fromkeys(("token_url", "audience", "client_id", key), reason)
-    elif cloud.auth == "client_secret":
-        why |= dict.fromkeys(("token_url", "client_id", "client_secret_file"), 'auth = "client_secret"')
     else:
-        why["api_key_file"] = 'auth = "api_key"'
-    if cloud.event_header != "bearer":
-        why.setdefault("api_key_file", f'event_header = "{cloud.event_header}"')
+        why |= dict.fromkeys(("token_url", "client_id", "client_secret_file"), 'auth = "client_secret"')
+    if cloud.event_header == "both":
+        why.setdefault("api_key_file", 'event_header = "both"')
     for key, reason in why.items():
         if getattr(cloud, key) is None:
             findings.fault_once(("cloud", key), f"is missing; needed where {reason}")
     for key in ("private_key_file", "client_secret_file", "api_key_file"):
         if getattr(cloud, key) is not None and key not in why:
-            findings.warn(("cloud", key), f'has no effect with auth = "{cloud.auth}", algorithm = "{cloud.algorithm}"')
+            with_these = f'auth = "{cloud.auth}", algorithm = "{cloud.algorithm}"'
+            if cloud.event_header == "x-api-key":
+                with_these = 'event_header = "x-api-key"'
+            findings.warn(("cloud", key), f"has no effect with {with_these}")
     if cloud.algorithm == "HS256" and cloud.auth != "assertion":
         findings.fault(("cloud", "algorithm"), 'must not be "HS256" here; allowed only where auth = "assertion"')
     for key in sorted(set(cloud.extra_token_fields) & set(_OWN_TOKEN_FIELDS)):
@@ -162,7 +165,7 @@ def _check_arming(draft: Draft, findings: Findings) -> None:
     if draft.arming is None or draft.broker is None or not draft.arming.enabled:
         return
     broker = draft.broker
-    if broker.username is None and broker.cert_file is None:
+    if broker.password_file is None and broker.cert_file is None:
         findings.fault(
             ("arming", "enabled"),
             "is refused on a broker without password, where anyone could disarm; "

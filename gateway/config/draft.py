@@ -29,6 +29,24 @@ class FamilyFacts:
     dialects: Mapping[str, frozenset[str]] = field(default_factory=dict)  # each with the options that it knows
     default: str | None = None  # the dialect where a source names none
     options: frozenset[str] = frozenset()  # of a family without dialects
+    heartbeats: Mapping[str | None, float] = field(default_factory=dict)  # dialect -> seconds, where there are any
+    prefixes: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)  # dialect -> topic_prefix of its own
+
+    pictures: bool = False  # its recorder is asked for pictures
+    remembers: frozenset[str | None] = frozenset()  # dialects whose recorder is asked for what it said unheard
+
+    def is_asked(self, dialect: str | None) -> bool:
+        """Whether the recorder is asked afterwards for what nobody heard."""
+        return (dialect or self.default) in self.remembers
+
+    def prefixes_of(self, source: Source) -> frozenset[str]:
+        """Below which topics a source hears."""
+        own = self.prefixes.get(source.dialect or self.default, ())
+        return frozenset(own if source.topic_prefix is None else (source.topic_prefix,))
+
+    def heartbeat_of(self, dialect: str | None) -> float | None:
+        """About every so many seconds its cameras give a sign of life; None: they say nothing between events."""
+        return self.heartbeats.get(dialect or self.default)
 
     def options_of(self, dialect: str | None) -> frozenset[str]:
         return self.dialects.get(dialect or self.default or "", self.options)

@@ -47,6 +47,7 @@ HoldOff = Annotated[OptionalDuration, between("100ms", "1h")]
 Window = Annotated[Duration, between("0s", "120s")]
 OpenTime = Annotated[Duration, between("1s", "24h")]
 TroubleDelay = Annotated[Duration, between("0s", "1h")]
+Silence = Annotated[OptionalDuration, between("30s", "30d")]
 DedupeWindow = Annotated[Duration, between("1s", "30d")]
 Snapshots = Annotated[int, Field(ge=0, le=10)]
 
@@ -78,18 +79,19 @@ class Cloud(Table):
     """Base address of the Event API. Required, without a default, so that no test alarm reaches production by
     accident: https://api.chekt.com, or https://api.chektdev.com for development."""
     token_url: CloudUrl | None = None
-    """The token endpoint: "Auth Server URL" of the registration at CHeKT. Needed unless `auth` is "api_key"."""
+    """The token endpoint: "Auth Server URL" of the registration at CHeKT. Needed where there is a token: unless `auth`
+    is "api_key" or `event_header` is "x-api-key"."""
     audience: Id | None = None
-    """The API that the token is for, as given at the registration. Needed where `auth` is "assertion"."""
+    """The API that the token is for, as given at the registration. Needed for a token where `auth` is "assertion"."""
     client_id: Id | None = None
-    """Who we are, as given at the registration. Needed unless `auth` is "api_key"."""
+    """Who we are, as given at the registration. Needed where there is a token, as `token_url` is."""
     key_id: Id | None = None
     """Id of the registered public key (`kid`). Not set: the assertion names none."""
     private_key_file: Name | None = None
-    """The private key (PEM, without passphrase) whose public half CHeKT has registered. Needed where `auth` is
-    "assertion", except with `algorithm` "HS256"."""
+    """The private key (PEM, without passphrase) whose public half CHeKT has registered. Needed for a token where `auth`
+    is "assertion", except with `algorithm` "HS256"."""
     client_secret_file: Name | None = None
-    """File with the client secret. Needed where `auth` is "client_secret" or `algorithm` is "HS256"."""
+    """File with the client secret. Needed for a token where `auth` is "client_secret" or `algorithm` is "HS256"."""
     api_key_file: Name | None = None
     """File with the API key. Needed where `auth` is "api_key" or `event_header` is "x-api-key" or "both"."""
     algorithm: Literal["RS256", "RS384", "PS256", "ES256", "HS256"] = "RS256"
@@ -99,7 +101,7 @@ class Cloud(Table):
     token. There is no silent change from one to another, so that a wrong credential shows."""
     event_header: Literal["bearer", "x-api-key", "both"] = "bearer"
     """Where an event carries the credential: `Authorization: Bearer`, `X-API-KEY`, or both. With `auth` "api_key" the
-    bearer is the API key."""
+    bearer is the API key. With "x-api-key" there is no token, whatever `auth` says."""
     assertion_audience: Id | None = None
     """Whom the assertion is for (`aud`). Not set: the origin of `token_url` with a "/" at the end."""
     extra_token_fields: dict[str, str] = Field(default_factory=dict)
@@ -115,6 +117,11 @@ class Cloud(Table):
     """Certificates of the authorities to trust (PEM), in place of this machine's own. For a proxy that inspects TLS."""
     proxy: SiteUrl | None = None
     """HTTP proxy for everything that goes to the cloud. Not set: direct."""
+
+    @property
+    def wants_token(self) -> bool:
+        """Otherwise the API key is all that is sent."""
+        return self.auth != "api_key" and self.event_header != "x-api-key"
 
 
 class Broker(Table):
@@ -229,6 +236,11 @@ class CameraDefaults(Table):
     """An alarm without an end counts as over so long after its last message, so that the next one is a new alarm."""
     trouble_delay: TroubleDelay = seconds("60s")
     """A trouble is reported when it has lasted so long: a camera that restarts is none."""
+    silence_after: Silence = None
+    """A camera of which nothing at all was heard for so long is a trouble. "off": many say nothing between their
+    alarms, and would be reported on every quiet day. Several times the period of its sign of life (`chekt-gateway
+    families`); without one, longer than the longest time in which nothing happens. Time in which we could not hear
+    does not count."""
     dedupe_window: DedupeWindow = seconds("24h")
     """How long an event id of the equipment without a start time means the same event: some count from 1 again."""
 
@@ -243,7 +255,8 @@ class Source(Table):
     topic_prefix: TopicPrefix | None = None
     """Beginning of its topics. Not set: the family's own."""
     url: SiteUrl | None = None
-    """Address of the recorder, for pictures and clips. Not set: alarms go without pictures."""
+    """Address of the recorder, for pictures and clips, and to ask for what it said while nobody listened. Not set:
+    alarms go without pictures, and what is said unheard is lost. Of use where docs/families.md says so."""
     username: Name | None = None
     """User name at the recorder."""
     password_file: Name | None = None
@@ -292,6 +305,7 @@ class Camera(Table):
     clip_after: Window | None = None
     max_open: OpenTime | None = None
     trouble_delay: TroubleDelay | None = None
+    silence_after: Silence = None
     dedupe_window: DedupeWindow | None = None
 
 
@@ -357,4 +371,5 @@ class ResolvedCamera:
     clip_after: float
     max_open: float
     trouble_delay: float
+    silence_after: float | None
     dedupe_window: float

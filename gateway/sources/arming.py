@@ -1,15 +1,15 @@
 """Arming: what a panel says of its partitions -> whether the site is armed, told when that changes.
 
 CHeKT discards alarms of a site that is disarmed, so a wrong "disarmed" silences everything, while a wrong "armed" only
-lets alarms through. Hence: off unless configured; a site is armed while any partition of a panel is; a retained
-`armed` is sent, a retained `disarmed` (which may be older than the last arming) only remembered until the panel says
-it live; after a lost session the state is told again. ASSUMED: Q15 (CHeKT Event API v0.8 names the type, not its
-form): active is armed, inactive disarmed. `triggered`, delays and words that nobody knows change nothing. Pure.
+lets alarms through. Hence: off unless configured; a site is armed while any partition of any of its panels is; a
+retained `armed` is sent, a retained `disarmed` (which may be older than the last arming) only remembered until the
+panel says it live; after a lost session the state is told again. ASSUMED: Q15 (CHeKT Event API v0.8 names the type, not
+its form): active is armed, inactive disarmed. `triggered`, delays and words that nobody knows change nothing. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gateway.model import EventStatus, Message, NewEvent, Reading
@@ -25,6 +25,8 @@ class ArmingTerms:
 
     camera_id: str | None
     trust_retained: bool
+    panels: frozenset[str] = frozenset()
+    """The sources that are told under this camera_id: together they are one site."""
 
 
 def decide_arming(
@@ -40,12 +42,13 @@ def decide_arming(
     if plan is None or terms is None:
         return Decision("ignored", "arming is not told: [arming] is not enabled")
     key = f"arming/{reading.source}/{reading.state_key}"
+    panels = terms.panels | {reading.source}
     changes: Changes = {key: {"what": "partition", "source": reading.source, "state": str(reading.event_status)}}
     if message.replay and reading.event_status is EventStatus.INACTIVE and not terms.trust_retained:
         return Decision("ignored", "a retained disarmed: remembered until the panel says it live", memory=changes)
-    told_key = f"armed/{reading.source}"
+    told_key = f"armed/{terms.camera_id or ''}"
     told = memory.get(told_key, {"state": None})["state"]
-    status = _of_site({**memory, **changes}, reading.source)
+    status = _of_site({**memory, **changes}, panels)
     if status == told:
         return Decision("ignored", f"{_word(status)}, as told before", memory=changes)
     event_id, remembered = identify(reading, message, milliseconds(plan.dedupe_window), memory, location_id)
@@ -81,8 +84,8 @@ def told_again(memory: Mapping[str, Entry]) -> Changes:
     return {key: None for key, entry in memory.items() if entry["what"] == "armed"}
 
 
-def _of_site(memory: Mapping[str, Entry | None], source: str) -> EventStatus:
-    partitions = [e for e in memory.values() if e is not None and e["what"] == "partition" and e["source"] == source]
+def _of_site(memory: Mapping[str, Entry | None], panels: Collection[str]) -> EventStatus:
+    partitions = [e for e in memory.values() if e is not None and e["what"] == "partition" and e["source"] in panels]
     armed = any(partition["state"] == EventStatus.ACTIVE for partition in partitions)
     return EventStatus.ACTIVE if armed else EventStatus.INACTIVE
 

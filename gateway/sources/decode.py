@@ -29,7 +29,7 @@ def _no_number(_: str) -> None:
     return None
 
 
-_read_json: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_number).decode
+_read_json: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_number).raw_decode
 
 
 def decode_text(payload: bytes) -> str:
@@ -44,7 +44,10 @@ def decode_json(payload: bytes) -> Any:
     if not text:
         raise Undecodable("empty payload where JSON was expected")
     try:
-        return _read_json(text)
+        read, end = _read_json(text)
+        if end != len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+        return read
     except json.JSONDecodeError as error:
         raise Undecodable(f"not JSON: {error.msg} at character {error.pos} of {len(text)}") from None
     except RecursionError:
@@ -61,7 +64,7 @@ def decode_onvif(payload: bytes) -> Any:
     """
     read = decode_json(payload)
     if type(read) is not dict:
-        return read
+        raise Undecodable("no ONVIF message: not a JSON object")
     message = read["Message"] if type(read.get("Message")) is dict and "Data" not in read else read
     return {**message, **{part: _items(message.get(part)) for part in ("Source", "Key", "Data")}}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.config import FamilyFacts, KnownFamilies
 from gateway.sources.families import UnknownFamily, load_family, names
+from gateway.sources.histories import can_be_asked
 from gateway.sources.rules import BadFamily, Family, parse_family
 
 
@@ -15,9 +17,12 @@ class _Known(KnownFamilies):
 
     def __getitem__(self, name: str) -> FamilyFacts:
         try:
-            return _facts(load_family(name))
+            family = load_family(name)
         except UnknownFamily:
             raise KeyError(name) from None
+        asked = frozenset(dialect for dialect in family.dialects or (None,) if can_be_asked(name, dialect))
+        pictures = any(rule.media is not None for rule in family.facts.rule)
+        return replace(_facts(family), pictures=pictures, remembers=asked)
 
     def __iter__(self) -> Iterator[str]:
         return iter(names())
@@ -52,4 +57,10 @@ def _facts(family: Family) -> FamilyFacts:
         dialects={dialect: family.options(dialect) for dialect in family.dialects},
         default=family.facts.dialect,
         options=frozenset() if family.dialects else family.options(),
+        prefixes={dialect: family.prefixes(dialect) for dialect in family.dialects or (None,)},
+        heartbeats={
+            dialect: heartbeat
+            for dialect in family.dialects or (None,)
+            if (heartbeat := family.heartbeat(dialect)) is not None
+        },
     )

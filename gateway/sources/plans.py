@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo
 
-from gateway.config import Settings, read_zone
+from gateway.config import ResolvedCamera, Settings, Source, read_zone
 from gateway.sources.arming import ArmingTerms
 from gateway.sources.families import UnknownFamily, load_family, names
+from gateway.sources.histories import can_be_asked, make_history
+from gateway.sources.histories.shape import History
 from gateway.sources.known import own_family
 from gateway.sources.rows import Plan
 from gateway.sources.rules import BadSource, CompiledSource, Family
@@ -54,7 +56,7 @@ class Plans:
                 table=None,
                 camera_id=source.camera_id or settings.site.camera_id,
                 recorder_id=source.recorder_id or settings.site.recorder_id,
-                arming=_arming(settings, source.camera_id),
+                arming=_arming(settings, source),
                 **{key: shared[key] for key in SitePlan.__dataclass_fields__ if key in shared},
             )
             for table, source in settings.sources.items()
@@ -73,26 +75,48 @@ def _family(settings: Settings, name: str) -> Family:
     return load_family(name) if own is None else own_family(name, own.model_dump(exclude_unset=True))
 
 
-def _arming(settings: Settings, of_source: str | None) -> ArmingTerms | None:
+def _arming(settings: Settings, source: Source) -> ArmingTerms | None:
     if not settings.arming.enabled:
         return None
-    camera_id = settings.arming.camera_id or of_source or settings.site.camera_id
-    return ArmingTerms(camera_id, settings.arming.trust_retained)
+
+    def reported_as(one: Source) -> str | None:
+        return settings.arming.camera_id or one.camera_id or settings.site.camera_id
+
+    camera_id = reported_as(source)
+    panels = frozenset(table for table, one in settings.sources.items() if reported_as(one) == camera_id)
+    return ArmingTerms(camera_id, settings.arming.trust_retained, panels)
 
 
 def compile_sources(settings: Settings) -> dict[str, CompiledSource]:
     """Every configured source, ready to read. Raises BadSource, whose key is the one in the file."""
-    of_site = read_zone(settings.site.timezone) if settings.site.timezone else _zone_of_machine()
     compiled = {}
     for table, source in settings.sources.items():
-        zone = read_zone(source.timezone) if source.timezone else of_site
         try:
-            compiled[table] = _family(settings, source.family).compile_source(table, source, zone)
+            compiled[table] = _family(settings, source.family).compile_source(table, source, _zone_of(settings, source))
         except BadSource as error:
             raise BadSource(f"sources.{table}.{error.key}", error.why) from None
         except UnknownFamily:
             raise BadSource(f"sources.{table}.family", f"unknown family; known are {', '.join(names())}") from None
     return compiled
+
+
+def histories_of(settings: Settings) -> dict[str, History]:
+    """How those sources are asked for what was missed that can be, and whose recorder has an address."""
+    histories = {}
+    for table, source in settings.sources.items():
+        facts = _family(settings, source.family).facts
+        dialect = source.dialect or facts.dialect
+        if source.url is None or source.family in settings.rules or not can_be_asked(source.family, dialect):
+            continue
+        [prefix] = facts.topic_prefix or () if source.topic_prefix is None else (source.topic_prefix,)
+        zone = _zone_of(settings, source)
+        histories[table] = make_history(source.family, dialect, topic_prefix=prefix, zone=zone)
+    return histories
+
+
+def _zone_of(settings: Settings, source: Source) -> tzinfo:
+    name = source.timezone or settings.site.timezone
+    return read_zone(name) if name else _zone_of_machine()
 
 
 def _zone_of_machine() -> tzinfo:
@@ -106,4 +130,16 @@ def _zone_of_machine() -> tzinfo:
 
 def filters_of(settings: Settings) -> list[tuple[str, int]]:
     """Topic filters of all sources with their MQTT 5 retain handling: exactly what the rules need."""
-    return [pair for source in settings.sources.values() for pair in _family(settings, source.family).filters(source)]
+    watched = watched_cameras(settings)
+    return [
+        pair
+        for table, source in settings.sources.items()
+        for pair in _family(settings, source.family).filters(
+            source, heartbeats=any(camera.source in (None, table) for camera in watched)
+        )
+    ]
+
+
+def watched_cameras(settings: Settings) -> list[ResolvedCamera]:
+    """Those whose silence is a trouble."""
+    return [camera for camera in settings.cameras_resolved().values() if camera.silence_after is not None]

@@ -50,6 +50,13 @@ def test_a_good_configuration_is_called_good_and_summed_up(place: Place, capsys:
     )
 
 
+def test_without_a_token_the_summary_names_the_key_alone(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    key = 'api_key_file = "test-key"\nevent_header = "x-api-key"'
+    text = spoiled(('private_key_file = "rsa.pem"', key), ('token_url = "http://127.0.0.1:1/oauth/token"', ""))
+    assert run("--config", str(place.write(text))) == 0
+    assert "  cloud   http://127.0.0.1:1, API key, header x-api-key\n" in capsys.readouterr().out
+
+
 def test_faults_go_to_stderr_with_78(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """sysexits.h, EX_CONFIG: the unit does not restart on it."""
     text = spoiled(('location_id = "L"', "location_id = 1"), ('stale_after = "off"', ""))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.cli import main
-from gateway.cli.discover import listen, propose
+from gateway.cli.discover import listen, propose, summary
 from gateway.config import Settings
 from gateway.model import Message
 from gateway.sources.families import families
@@ -118,3 +119,61 @@ async def test_it_hears_a_real_broker(tmp_path: Path) -> None:
     direct, _ = heard()
     assert recogniser.heard == len(TRAFFIC)
     assert recogniser.found.keys() == direct.found.keys()
+
+
+def test_dialects_with_topics_of_their_own_are_other_equipment(tmp_path: Path) -> None:
+    """Two panels are two sources, each with an id for its alarms; the names of tables tell them apart."""
+    recogniser, _ = heard([("alarmo/state", "armed_away"), ("dsc/Get/Partition1", "disarmed"), ("lamp/x", "1")])
+    stanzas = list(propose(recogniser, settings_of(Place(tmp_path), HEAD)))
+    assert [(s["source"], s["dialect"]) for s in stanzas] == [("panel", "ha"), ("panel_dsc", "dsc")]
+    assert 'camera_id = "ID-FROM-CHEKT-panel_dsc"' in stanzas[1]["stanza"]
+    assert "[arming]" in stanzas[1]["stanza"]
+    assert summary(recogniser, stanzas).endswith("not recognised: lamp/… (1)")
+    text = HEAD + '[sources.p]\nfamily = "panel"\ndialect = "dsc"\ntopic_prefix = "dsc"\n'
+    [other] = propose(recogniser, settings_of(Place(tmp_path), text))
+    assert other["dialect"] == "ha", "configured with its own prefix written out is configured"
+
+
+def test_cameras_that_raise_no_alarm_meanwhile_are_known_by_their_signs_of_life(tmp_path: Path) -> None:
+    stats = {"cameras": {"Kasse": {"camera_fps": 5.1}, "dead": {"camera_fps": 0}}, "service": {}}
+    recogniser, _ = heard([("frigate/stats", stats), ("weather/stats", {"cameras": 3})])
+    [proposed] = propose(recogniser, settings_of(Place(tmp_path), HEAD))
+    assert (proposed["family"], proposed["cameras"]) == ("frigate", ["Kasse"])
+
+
+def test_a_camera_that_exists_already_is_named_with_its_source(tmp_path: Path) -> None:
+    recogniser, _ = heard([("frigate/reviews", review(camera="gate")), ("north/reviews", review(camera="gate"))])
+    names = [
+        re.findall(r"\[cameras\.(.+)\]", s["stanza"]) for s in propose(recogniser, settings_of(Place(tmp_path), HEAD))
+    ]
+    assert names == [["gate"], ["north_gate"]]
+
+
+@pytest.mark.needs("mosquitto")
+async def test_the_registration_may_come_later_but_not_the_password_of_the_broker(tmp_path: Path) -> None:
+    (tmp_path / "broker").mkdir()
+    place = Place(tmp_path)
+    async with Mosquitto(tmp_path / "broker") as broker:
+        file = place.write(HEAD.replace('127.0.0.1:1"\nusername', f'127.0.0.1:{broker.port}"\nusername'))
+        (tmp_path / "rsa.pem").unlink()
+        settings = Settings.load(file, {}, known=known_families(), with_files=False)
+        assert await listen(settings, Recogniser(families()), 0.1) is None
+        (tmp_path / "password").unlink()
+        fault = await listen(settings, Recogniser(families()), 0.1)
+        assert fault is not None
+        assert "broker.password_file: " in fault
+
+
+def test_a_fresh_configuration_without_its_key_is_good_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_heard(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr("gateway.cli.discover.listen", nothing_heard)
+    file = Place(tmp_path).write(HEAD)
+    (tmp_path / "rsa.pem").unlink()
+    assert main(["discover", "--config", str(file)]) == 1
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert "nothing was heard" in said

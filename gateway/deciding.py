@@ -16,22 +16,31 @@ from typing import Final
 
 import structlog
 
-from gateway.model import Clock, EventStatus, EventType, Message, NewEvent, Reading, derive_event_id
+from gateway.model import (
+    CLOCKS_AGREE_MS,
+    Clock,
+    EventStatus,
+    EventType,
+    Message,
+    NewEvent,
+    Reading,
+    derive_event_id,
+)
 from gateway.outbox.store import IntakeGroup
 from gateway.sources import conditions
-from gateway.sources.backlog import BacklogJudge
+from gateway.sources.backlog import BacklogJudge, Waited
 from gateway.sources.broker_window import AckToken, Received
 from gateway.sources.conditions import Memory, Plan
 from gateway.sources.memory import Changes, Entry
-from gateway.sources.rules import CompiledSource, Unreadable
+from gateway.sources.rules import CompiledSource, OfTopic, Unreadable
+from gateway.sources.silence import Silence
 from gateway.states import EventState
 
 log = structlog.get_logger()
 
 KEPT_BYTES: Final = 64 << 10  # of an unreadable message
 REASON_LENGTH: Final = 500
-CLOCK_STEP_MS: Final = 30_000  # as far as two clocks may differ and still agree (`gateway.host.clock`)
-AWAY: Final = "away"  # the memory's key for `BacklogJudge.since`
+AWAY: Final = "away"  # the memory's key for `BacklogJudge.since_at`
 SERIAL: Final = "serial"
 _STRONGEST_FIRST: Final = ("stored", "unmapped", "closing", "duplicate", "ignored")
 
@@ -64,22 +73,26 @@ class Decider:
         location_id: str,
         backlog: BacklogJudge,
         clock: Clock,
+        silence: Silence | None = None,
     ) -> None:
-        """`find_plan(source, camera)` gives what is configured for the equipment's camera name; None: unknown."""
+        """`find_plan(source, camera)` gives what is configured for the equipment's camera name; None: unknown.
+        `silence`: of which cameras; None: of none."""
         self.memory = Memory()
         self.unacknowledged: Counter[bytes] = Counter()
         """Digests of messages that are safe, but of which the broker may not know it: it sends them again."""
-        self._sources = sources
+        self._sources = OfTopic(lambda topic: [source for source in sources if source.covers(topic)])
         self._find_plan = find_plan
         self._location_id = location_id
         self._backlog = backlog
         self._clock = clock
+        self._silence = silence or Silence((), (), find_plan=find_plan, location_id=location_id)
 
     def load(self, memory: Mapping[str, str], unacknowledged: Counter[bytes]) -> None:
         """What the last process knew."""
         self.memory = Memory({key: json.loads(text) for key, text in memory.items()})
         self.unacknowledged = unacknowledged
-        self._backlog.since = self.memory.get(AWAY, {"since": None})["since"]
+        self._backlog.resume(self.memory.get(AWAY, {"since": None})["since"])
+        self._silence.load(self.memory, ticks=self._clock.ticks_ms(), wall=self._clock.wall_ms())
 
     def as_rows(self, group: Group) -> IntakeGroup:
         changed = {key: self.memory.get(key) for changes in group.undo for key in changes}
@@ -102,6 +115,7 @@ class Decider:
 
     def reconnected(self, group: Group) -> None:
         """What was a trouble before the silence may be over: its delay begins anew."""
+        self._silence.reconnected()
         self._remember(conditions.postponed(self.memory, self._clock.ticks_ms()), group)
 
     def pass_time(self, group: Group, *, connected: bool) -> None:
@@ -115,10 +129,21 @@ class Decider:
             self._remember(decision.memory, group)
             for event in decision.events:
                 self._add(event, None, group, counted=False)
+        silent = self._silence.look(
+            self.memory,
+            ticks=ticks,
+            wall=self._clock.wall_ms(),
+            hearing=connected,
+            in_company=group.leaves_something,
+        )
+        for decision in silent:
+            self._remember(decision.memory, group)
+            for event in decision.events:
+                self._add(event, None, group, counted=False)
         if connected:
             self._backlog.pass_time(ticks)
-        if self.memory.get(AWAY, {"since": None})["since"] != self._backlog.since:
-            since = self._backlog.since
+        known, since = self.memory.get(AWAY, {"since": None})["since"], self._backlog.since_at(self._clock)
+        if known != since and (known is None or since is None or abs(known - since) > CLOCKS_AGREE_MS):
             self._remember({AWAY: None if since is None else {"what": "away", "since": since}}, group)
 
     def decide(self, one: Received, group: Group) -> None:
@@ -129,8 +154,11 @@ class Decider:
             one = replace(one, message=message)
         # What was asked of a recorder afterwards may be as old as the silence before it.
         missed = one.missed_since
-        waited = self._backlog.waited_ms(message) if missed is None else max(0, message.received_at - missed)
-        digest = message.digest() if message.qos else b""
+        waited = self._backlog.waited(message) if missed is None else Waited.since(missed, message.received_at)
+        if one.again:
+            group.counts["duplicate"] += 1
+            return
+        digest = _digest(one) if message.qos else b""
         if digest and message.dup and self._known(digest, one.token, group):
             # Committed before, but the broker was not told in time: the same message, once for each that is known.
             group.counts["duplicate"] += 1
@@ -156,7 +184,7 @@ class Decider:
     def _dated(self, message: Message) -> Message:
         """Its receipt by the clock as it is now: while it waited here, the right time may have become known."""
         received_at = self._clock.wall_ms() - (self._clock.ticks_ms() - message.received_ticks)
-        if abs(received_at - message.received_at) <= CLOCK_STEP_MS:
+        if abs(received_at - message.received_at) <= CLOCKS_AGREE_MS:
             return message
         return replace(message, received_at=received_at)
 
@@ -165,7 +193,7 @@ class Decider:
         here = sum(connection < token.generation for connection in group.digests.get(digest, ()))
         return self.unacknowledged[digest] + here > group.recognised[digest]
 
-    def _outcome(self, one: Received, waited: int | None, group: Group) -> str:
+    def _outcome(self, one: Received, waited: Waited | None, group: Group) -> str:
         """What the message came to; its rows, if any, are in the group."""
         message = one.message
         if one.oversize is not None:
@@ -173,12 +201,13 @@ class Decider:
             return "unreadable"
         rows, words = len(group.events), list[str]()
         unreadable: Unreadable | None = None
-        for source in self._sources:  # two sources may share a topic; the message counts once
-            if not source.covers(message.topic):
-                continue
+        for source in self._sources[message.topic]:  # two sources may share a topic; the message counts once
             if one.missed_since is None:
                 group.seen[source.table] = message.received_at
-            readings = source.read(message)
+            heard: list[str] = []
+            readings = source.read(message, heard)
+            if heard and not message.replay and one.missed_since is None:
+                self._hear(source.table, heard, message, group)
             if isinstance(readings, Unreadable):
                 unreadable = readings
             elif isinstance(readings, list):
@@ -194,25 +223,38 @@ class Decider:
         # "stored" without a row: it is one that this group holds already.
         return "duplicate" if strongest in _STRONGEST_FIRST[:2] else strongest
 
-    def _judge(self, reading: Reading, one: Received, waited: int | None, group: Group, *, counted: int) -> str:
+    def _judge(self, reading: Reading, one: Received, waited: Waited | None, group: Group, *, counted: int) -> str:
         """`counted`: the number of rows before this message; only the first row of a message is counted."""
         message = one.message
         plan = self._find_plan(reading.source, reading.camera)
+        if plan is None and reading.of_device:
+            plan = self._find_plan(reading.source, None)
         if one.missed_since is not None:
-            reading = replace(reading, details={**reading.details, "caught_up": True})
-        elif plan is not None and plan.table is not None:
-            group.seen[plan.table] = message.received_at
+            said = reading
+            reading = reading._replace(make_details=lambda: {**said.details, "caught_up": True})
+        at_most = None if waited is None else waited.at_most_ms
         decision = conditions.decide(
-            reading, message, plan, self.memory, location_id=self._location_id, waited_ms=waited
+            reading, message, plan, self.memory, location_id=self._location_id, waited_ms=at_most
         )
         self._remember(decision.memory, group)
         for event in decision.events:
+            if waited is not None and event.age_unknown_ms is not None:
+                event = event._replace(away_since_at=waited.since_at)
             self._add(event, one.token, group, counted=len(group.events) == counted)
         if not decision.events:
             log.debug("message_led_to_nothing", topic=message.topic, outcome=decision.outcome, reason=decision.reason)
         return decision.outcome
 
-    def _remember(self, changes: Changes, group: Group) -> None:
+    def _hear(self, source: str, names: Sequence[str], message: Message, group: Group) -> None:
+        """Signs of life, also of a message that comes to nothing."""
+        for name in names:
+            plan = self._find_plan(source, name)
+            if plan is not None and plan.table is not None:
+                group.seen[plan.table] = message.received_at
+            if self._silence.watches:
+                self._silence.hear(source, name, message.received_ticks)
+
+    def _remember(self, changes: Mapping[str, Entry | None], group: Group) -> None:
         if changes:
             group.undo.append(self.memory.apply(changes))
 
@@ -250,7 +292,7 @@ class Decider:
             state=EventState.UNREADABLE,
             event_type=EventType.ALARM,
             event_status=EventStatus.ACTIVE,
-            source=next((source.table for source in self._sources if source.covers(message.topic)), ""),
+            source=next((source.table for source in self._sources[message.topic]), ""),
             camera=None,
             source_camera=None,
             location_id=self._location_id,
@@ -267,6 +309,12 @@ class Decider:
             raw_sha256=sha256,
         )
         self._add(event, one.token, group, counted=True)
+
+
+def _digest(one: Received) -> bytes:
+    """What a redelivery is known by. It comes under its own packet id (MQTT 5.0, 4.4), another alarm like it does not:
+    the power may have failed between that one's receipt and the note that the first had been acknowledged."""
+    return hashlib.sha256(one.token.mid.to_bytes(4, "big") + one.message.digest()).digest()
 
 
 def _as_text(entry: Entry | None) -> str | None:

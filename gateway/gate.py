@@ -93,6 +93,7 @@ class Gate:
         self._pause_probe: str | None = None
         self._holds = Holds()
         self._discards = Discards()
+        self._heard = False  # the cloud itself has answered, in this life
         self._failures = 0
         self._failing_since: int | None = None
         self._retry_at = ticks  # while the cloud fails: when the backlog may try again
@@ -243,8 +244,11 @@ class Gate:
         return tuple(found)
 
     @property
-    def reachable(self) -> bool:
-        return self._failures < FAILING and not self._path_broken
+    def reachable(self) -> bool | None:
+        """None: not known yet, nothing has been asked of the cloud."""
+        if self._failures >= FAILING or self._path_broken:
+            return False
+        return True if self._heard else None
 
     # Inside
 
@@ -336,6 +340,7 @@ class Gate:
             said.append(Notice("path_mended", "info"))
         if self._unreachable_said:
             said.append(Notice("cloud_reachable", "info", {"outage_ms": ticks - (self._failing_since or ticks)}))
+        self._heard = True
         self._failures, self._failing_since, self._unreachable_said, self._path_broken = 0, None, False, False
 
     def _wake(self, ticks: int) -> bool:

@@ -50,6 +50,8 @@ class Outbox(Protocol):
 
     clock: Clock
 
+    @property
+    def refusal(self) -> str | None: ...
     async def add(self, group: IntakeGroup) -> Added: ...
     def acknowledged(self, event_ids: Sequence[str], digests: Sequence[bytes], at: int) -> None: ...
     async def unacknowledged(self) -> Counter[bytes]: ...
@@ -65,6 +67,7 @@ class Intake:
         decider: Decider,
         backlog: BacklogJudge,
         on_stored: Callable[[], None],
+        on_store_back: Callable[[], None] = lambda: None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
@@ -72,6 +75,7 @@ class Intake:
         self._decider = decider
         self._backlog = backlog
         self._on_stored = on_stored
+        self._on_store_back = on_store_back
         self._beat = beat
         self._again: list[Received] = []
         self._given_up = 0
@@ -131,6 +135,8 @@ class Intake:
             await asyncio.wait(waits, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
         if not await self.take(self._received()):
             await asyncio.wait({stopped}, timeout=STORE_RETRY_SECONDS)
+        if self._refusing and self._store.refusal is None:
+            self._on_store_back()  # it has tried by itself; the broker need not wait to send again
 
     def _listen(self) -> asyncio.Task[list[Received]]:
         # The receiving task lives over the rounds: cancelled half-way it might have taken messages along.
@@ -152,7 +158,9 @@ class Intake:
         if self._again:
             return 0.0
         due = self.memory.next_due()
-        longest = IDLE_SECONDS if self._backlog.since is None else BACKLOG_SECONDS
+        if self._refusing:
+            return STORE_RETRY_SECONDS
+        longest = BACKLOG_SECONDS if self._backlog.in_run else IDLE_SECONDS
         if due is None:
             return longest
         return min(max((due - self._store.clock.ticks_ms()) / 1000, 0.0), longest)
@@ -208,7 +216,7 @@ class Intake:
         safe = [event_id for event_id, token in group.tokens.items() if token and self._session.is_current(token)]
         if safe or told:
             self._store.acknowledged(safe, told, clock.wall_ms())
-        if heard := [one.message.received_at for one in received if one.missed_since is None]:
+        if heard := [one.message.received_ticks for one in received if one.missed_since is None]:
             self._backlog.committed(max(heard), clock.ticks_ms())
         if any(one.message.qos and not one.message.dup and self._session.is_current(one.token) for one in received):
             # MQTT 5.0, 4.4: what was unacknowledged is sent again before anything new.

@@ -27,6 +27,7 @@ BEHIND_MS: Final = 60_000
 SETTLED_MS: Final = 15_000  # after a correction: what was on its way into the store then is looked at again
 ASK_WRONG_MS: Final = 30_000  # how often the cloud is asked for the time while ours is known to be wrong
 ASK_UNSURE_MS: Final = 60 * 60_000  # and while nobody can tell
+FIRST_ANSWER_MS: Final = 5_000  # so long a start waits for the cloud's time, where nobody else can tell
 HEARD_MS: Final = 6 * 60 * 60_000  # so long the last answer is enough
 UNDATED: Final = "undated_since"  # the store's meta: ticks since when the clock has not been known to be right
 UNSAVED_EACH: Final = 2  # transitions of one trouble that may wait for the store
@@ -83,14 +84,17 @@ class Supervision:
         self._suspect_ticks = clock.began_ticks
         self.judgement: Judgement = clock.judge(synchronised())
         self._dated = False
+        self._expects_answer = True
 
     @property
     def may_compose(self) -> bool:
         """Whether the times that a request tells would be believable: no alarm of 1970 goes out."""
-        return self._dated and self._is_plausible()
+        return self._dated and self._is_plausible() and not self._expects_answer
 
     def open_troubles(self) -> list[dict[str, object]]:
-        return [] if self._watch is None else self._watch.open_troubles()
+        if self._watch is None:
+            return []
+        return self._watch.open_troubles(ticks=self._clock.ticks_ms(), wall=self._clock.wall_ms())
 
     async def load(self) -> None:
         """To be awaited once before anything is sent: what was open when the last process ended, and its times."""
@@ -135,6 +139,7 @@ class Supervision:
         elif ticks > self._settled_ticks and judgement.trust is Trust.TRUSTED:
             self._good_ticks = ticks
         self._become_dated()
+        self._end_expecting(judgement, ticks)
         await self._remember_whether_dated(judgement, ticks)
 
     async def _remember_whether_dated(self, judgement: Judgement, ticks: int) -> None:
@@ -179,6 +184,13 @@ class Supervision:
             self._on_stored()  # what waited for the time
         self._dated = dated
 
+    def _end_expecting(self, judgement: Judgement, ticks: int) -> None:
+        """A machine that starts hours behind looks plausible: a cloud that is there is heard before it is told."""
+        waits = judgement.trust is Trust.UNSURE and self._asking is not None
+        if self._expects_answer and not (waits and ticks - self._clock.began_ticks < FIRST_ANSWER_MS):
+            self._expects_answer = False
+            self._on_stored()
+
     def _is_plausible(self) -> bool:
         return self._timeless or self._clock.wall_ms() >= EARLIEST_AT
 
@@ -214,7 +226,20 @@ class Supervision:
             _say(transition)
             self._keep(transition)
         await self._save()
+        await self._date_what_is_open()
         return bool(transitions)
+
+    async def _date_what_is_open(self) -> None:
+        """For `status`, also after a restart. Not in the rows: these are dated with all others."""
+        if self._watch is None or self._unsaved or not self._is_plausible():
+            return
+        dated = self._watch.dated_anew(ticks=self._clock.ticks_ms(), wall=self._clock.wall_ms())
+        if dated:
+            try:
+                await self._store.add(IntakeGroup(memory={key: json.dumps(entry) for key, entry in dated.items()}))
+            except StoreError:
+                return
+            self._watch.remember(dated)
 
     def _keep(self, transition: Transition) -> None:
         """A store that refuses for days makes no queue of what comes and goes meanwhile: the first pair stays."""

@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.model import EventStatus, EventType, NewEvent, derive_event_id
+from gateway.model import (
+    CLOCKS_AGREE_MS,
+    EARLIEST_AT,
+    EventStatus,
+    EventType,
+    NewEvent,
+    derive_event_id,
+)
 from gateway.states import EventState
 
 HEALTHY_MS: Final = 30_000
@@ -112,6 +119,7 @@ class Watch:
         """`remembered`: the entries of the memory whose key begins with PREFIX."""
         self._under = under
         self._delay_ms = delay_ms
+        self._began_ticks = ticks
         self._states = {
             key.removeprefix(PREFIX): _State(ticks, str(entry["why"]), open=entry)
             for key, entry in remembered.items()
@@ -136,20 +144,41 @@ class Watch:
                     transitions.append(_end(key, state.open, self._under.location_id, ticks, wall, state.good_since))
         return sorted(transitions, key=lambda one: (one.begins, one.key))
 
-    def open_troubles(self) -> list[dict[str, Any]]:
+    def open_troubles(self, *, ticks: int, wall: int) -> list[dict[str, Any]]:
         """For `status`, in the same words as those of the equipment."""
         return [
             {
                 "source": SOURCE,
                 "camera": None,
                 "kind": key,
-                "since_at": state.open["at"],
+                "since_at": self._began_at(state.open, ticks, wall),
                 "local": state.open["camera_id"] is None,
                 "why": state.why,
             }
             for key, state in sorted(self._states.items())
             if state.open is not None
         ]
+
+    def dated_anew(self, *, ticks: int, wall: int) -> dict[str, Entry]:
+        """What is remembered with another time than the right one: what to remember instead."""
+        return {
+            PREFIX + key: {**state.open, "at": at}
+            for key, state in self._states.items()
+            if state.open is not None
+            and abs((at := self._began_at(state.open, ticks, wall)) - state.open["at"]) > CLOCKS_AGREE_MS
+        }
+
+    def remember(self, dated: Mapping[str, Entry]) -> None:
+        """What `dated_anew` told is on disk."""
+        for key, entry in dated.items():
+            self._states[key.removeprefix(PREFIX)].open = entry
+
+    def _began_at(self, entry: Entry, ticks: int, wall: int) -> int:
+        """By ticks. Those of an earlier process stood still between the two: it gives the latest time possible, which
+        is used only where the one remembered is impossible."""
+        latest: int = wall - (ticks - entry["ticks"])
+        possible = EARLIEST_AT <= entry["at"] <= latest + CLOCKS_AGREE_MS
+        return entry["at"] if possible and entry["ticks"] < self._began_ticks else latest
 
     def _begin(self, key: str, state: _State, ticks: int, wall: int) -> Transition:
         under = self._under

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from gateway.model import UNBOUNDED_MS
 from gateway.simulator.cloud import Cloud
 from tests.fakes.frigate import encode, review
 from tests.fakes.mosquitto import Mosquitto
@@ -197,3 +198,40 @@ async def test_weeks_without_time_service(place: tuple[Premises, WrongClock]) ->
     assert status["clock"]["trust"] == "wrong"
     assert any("behind" in reason for reason in status["reasons"])
     assert await premises.gateway.stop() == 0
+
+
+@pytest.mark.parametrize("boot", ["in 1970", "hours behind"])
+async def test_what_waited_in_the_broker_is_as_old_as_it_may_be(place: tuple[Premises, WrongClock], boot: str) -> None:
+    """A bell without a clock rings while nobody runs: as little as its receipt says, as much it may be hours ago."""
+    premises, clock = place
+    premises.gateway.environment["CHEKT_GATEWAY_DELIVERY__STALE_AFTER"] = "1h"
+    premises.configure(extra='\n[sources.bell]\nfamily = "generic"\n')
+    hours = 5
+    clock.set(-hours * 3600)  # the past, when the bell was heard last
+    await premises.cloud.go_dark()  # which would contradict it
+    await premises.gateway.start()
+    await premises.gateway.subscribed()
+    async with Publisher(premises.broker.port) as bell:
+        bell.publish("site/front_door/alarm", "OFF")
+        await bell.confirmed()
+        await until(lambda: premises.gateway.rows("SELECT 1 FROM camera_seen WHERE name = 'bell'"), timeout=20)
+        assert await premises.gateway.stop() == 0
+        bell.publish("site/front_door/alarm", "ON")
+        await bell.confirmed()
+    if boot == "in 1970":
+        clock.to_1970()
+    else:
+        await premises.cloud.come_back()
+    await premises.gateway.start()
+    await until(lambda: premises.gateway.rows("SELECT 1 FROM event"), timeout=20)
+    if boot == "in 1970":
+        assert premises.gateway.rows("SELECT age_unknown_ms FROM event") == [(UNBOUNDED_MS,)]
+        clock.set(0)
+        await premises.cloud.come_back()
+    await premises.cloud.wait_for(events=1, timeout=90)
+    [told_once] = premises.cloud.events
+    assert json.loads(told_once.body)["should_signal_to_monitoring_center"] is False
+    [(at_most,)] = premises.gateway.rows("SELECT age_unknown_ms FROM event")
+    assert abs(at_most / 1000 - hours * 3600) < CLOSE_SECONDS
+    assert await premises.gateway.stop() == 0
+    premises.gateway.check_conservation()

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.deciding import Decider, Group
-from gateway.model import EventStatus, EventType, MediaKind, MediaWanted, Message, NewEvent, iso_utc
+from gateway.model import (
+    UNBOUNDED_MS,
+    EventStatus,
+    EventType,
+    MediaKind,
+    MediaWanted,
+    Message,
+    NewEvent,
+    iso_utc,
+)
 from gateway.outbox import correcting
 from gateway.outbox.correcting import CORRECTED_ROWS
 from gateway.outbox.store import Correction
@@ -39,7 +47,8 @@ async def correct(
     """`right`: the right time now."""
     adopted: list[int] = []
     base = right - outbox.clock.ticks
-    count = await outbox.store.correct_times(Correction(base, since, life, 0, judge_again, sure, adopted.append))
+    correction = Correction(base, since, life, 0, judge_again, sure, adopted.append)
+    count = await outbox.store.correct_times(correction)
     assert adopted == [base]
     return count, adopted
 
@@ -149,7 +158,7 @@ async def test_what_was_received_while_the_clock_was_right_stays(outbox: Outbox)
 async def test_a_trouble_tells_the_receipt_of_what_began_it(outbox: Outbox) -> None:
     outbox.clock.wall = RIGHT
     began = outbox.clock.wall - 60_000
-    trouble = replace(outbox.alarm("t"), event_type=EventType.TROUBLE, received_at=began, event_at=began)
+    trouble = outbox.alarm("t")._replace(event_type=EventType.TROUBLE, received_at=began, event_at=began)
     await outbox.add(trouble)
     assert (await correct(outbox))[0] == 0
 
@@ -182,6 +191,36 @@ async def test_what_was_heard_in_the_future_is_heard_now(outbox: Outbox) -> None
 
 
 @pytest.mark.parametrize(
+    ("what", "at_most", "since_at", "right"),
+    [
+        ("by ticks: exact, whatever the clock said", HOUR, None, HOUR),
+        ("unknown in 1970", UNBOUNDED_MS, RIGHT - 5 * HOUR, 5 * HOUR),
+        ("a clock that was behind", 1_000, RIGHT - 5 * HOUR, 5 * HOUR),
+        ("a clock that was ahead", YEAR, RIGHT - 5 * HOUR, 5 * HOUR),
+        ("heard in 1970 as well", UNBOUNDED_MS, 5_000, UNBOUNDED_MS),
+        ("heard in the future", UNBOUNDED_MS, RIGHT + YEAR, UNBOUNDED_MS),
+    ],
+)
+async def test_for_how_long_it_waited_at_most_follows(
+    outbox: Outbox, what: str, at_most: int, since_at: int | None, right: int
+) -> None:
+    await outbox.add(outbox.alarm("a", age_unknown_ms=at_most, away_since_at=since_at))
+    await correct(outbox)
+    assert outbox.look("SELECT age_unknown_ms FROM event") == [right], what
+
+
+async def test_of_an_earlier_life_the_bound_still_holds(outbox: Outbox) -> None:
+    """It is dated as late as possible, and the bound grows with that: together they go back to the same moment."""
+    away = RIGHT - 5 * HOUR
+    await outbox.add(outbox.alarm("a", age_unknown_ms=UNBOUNDED_MS, away_since_at=away))
+    outbox.clock.advance(60)
+    life = outbox.clock.ticks
+    await correct(outbox, since=life, life=life)
+    [(received_at, at_most)] = outbox.look("SELECT received_at, age_unknown_ms FROM event")
+    assert received_at - at_most == away
+
+
+@pytest.mark.parametrize(
     ("what", "event_at", "received_at", "details", "waited", "right"),
     [
         ("no time of its own", 7_000, 7_000, {}, None, RIGHT),
@@ -203,7 +242,7 @@ def test_when_it_happened(
 
 async def test_a_restore_waits_on_with_its_beginning(outbox: Outbox) -> None:
     begin: NewEvent = outbox.alarm("begin")
-    end = replace(outbox.alarm("end"), event_status=EventStatus.INACTIVE, follows="begin")
+    end = outbox.alarm("end")._replace(event_status=EventStatus.INACTIVE, follows="begin")
     await outbox.add(begin, end)
     await correct(outbox)
     assert await outbox.settle_all() == ["begin"]

@@ -50,6 +50,7 @@ class World:
         self.asked = 0
         self.answers = True
         self.tells_date = True
+        self.hangs = False
         self.synchronised: bool | None = True
         self.rung = 0
         self.off_ms = 0
@@ -80,6 +81,8 @@ class World:
 
     async def _ask(self) -> bool:
         self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.answers and self.tells_date:
             self.clock.learn_date(self.clock.right_ms())
         return self.answers
@@ -292,6 +295,49 @@ async def test_a_trusted_start_looks_at_no_row(world: World) -> None:
     await world.supervision.load()
     await world.look(60)
     assert asked == []
+
+
+async def test_a_start_hours_behind_tells_nothing_before_the_cloud_has_told_the_time(tmp_path: Path) -> None:
+    """A machine without a battery goes on from the last time that it saved: plausible, and wrong."""
+    async with opened(tmp_path, off_ms=-5 * 3_600_000, synchronised=False) as world:
+        await world.store.add(IntakeGroup(events=(alarm("a", world.clock),), counts={"received": 1}))
+        assert world.supervision.judgement.trust is Trust.UNSURE
+        assert not world.supervision.may_compose
+        world.rung = 0
+        await world.look(5)
+        assert world.supervision.may_compose and world.rung
+        [row, *_] = await world.rows()
+        assert row["received_at"] == RIGHT_AT
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["a cloud that hangs", "a cloud that is away"])
+async def test_the_first_answer_is_not_waited_for_any_longer_than_it_takes(tmp_path: Path, hangs: bool) -> None:
+    async with opened(tmp_path, synchronised=False, answers=False, hangs=hangs) as world:
+        assert not world.supervision.may_compose
+        await world.look(5)
+        assert world.supervision.may_compose
+
+
+async def test_a_trouble_of_1970_is_shown_in_right_time(tmp_path: Path) -> None:
+    """Also to a later life, which does not know how long nobody ran."""
+
+    async with opened(tmp_path, off_ms=IN_1970, synchronised=False, answers=False) as world:
+
+        def since_at() -> list[object]:
+            return [trouble["since_at"] for trouble in world.supervision.open_troubles() if trouble["kind"] == "broker"]
+
+        world.facts = Facts(broker="away")
+        await world.look(120)
+        assert since_at() == [5_000]
+        world.answers = True
+        await world.look(120)
+        assert since_at() == [RIGHT_AT]
+        world.off_ms, world.synchronised = 3_600_000, True  # time has passed in between, nobody knows how much
+        await world.again()
+        assert since_at() == [RIGHT_AT]
+        world.facts = Facts()
+        await world.look(60)
+        assert next(row["event_at"] for row in await world.rows() if row["kind"] == "broker") == RIGHT_AT
 
 
 async def test_the_time_service_may_be_first(tmp_path: Path) -> None:

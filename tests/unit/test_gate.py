@@ -326,6 +326,15 @@ def test_an_outage_is_said_once_and_its_end_once() -> None:
     assert sender.gate.reachable
 
 
+@pytest.mark.parametrize("answer", [ACCEPTED, NO_NETWORK], ids=["there", "away"])
+def test_whether_the_cloud_is_there_is_unknown_before_it_was_asked(answer: Answer) -> None:
+    sender = Sender()
+    assert sender.gate.reachable is None
+    for _ in range(5):
+        sender.send(answer)
+    assert sender.gate.reachable is (answer is ACCEPTED)
+
+
 def test_a_captive_portal_is_a_broken_path() -> None:
     sender = Sender()
     assert names(sender.send(PORTAL)) == ["path_broken"]

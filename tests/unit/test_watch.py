@@ -73,7 +73,7 @@ def test_without_a_camera_id_it_stays_local() -> None:
     one.see({"broker": "away"}, ticks=0, wall=WALL)
     [begin] = one.see({"broker": "away"}, ticks=60_000, wall=WALL)
     assert begin.row is None
-    [shown] = one.open_troubles()
+    [shown] = one.open_troubles(ticks=60_000, wall=WALL)
     assert (shown["kind"], shown["local"], shown["why"], shown["since_at"]) == ("broker", True, "away", WALL - 60_000)
 
 
@@ -84,7 +84,7 @@ def test_a_restart_neither_repeats_nor_forgets() -> None:
     assert begin.row is not None
     remembered = {key: entry for key, entry in begin.memory.items() if entry is not None}
     again = watch(remembered=remembered, ticks=70_000)
-    assert [trouble["kind"] for trouble in again.open_troubles()] == ["broker"]
+    assert [trouble["kind"] for trouble in again.open_troubles(ticks=60_000, wall=WALL)] == ["broker"]
     assert not again.see({"broker": "away"}, ticks=200_000, wall=WALL)
     assert not again.see({}, ticks=210_000, wall=WALL)
     [end] = again.see({}, ticks=240_000, wall=WALL)
@@ -103,7 +103,10 @@ def test_an_end_is_reported_as_its_beginning_was_whatever_is_configured_by_then(
 
 
 def test_memory_of_others_is_not_ours() -> None:
-    assert watch(remembered={"open/nvr/1": {"what": "open"}, "serial": {"n": 3}}).open_troubles() == []
+    assert (
+        watch(remembered={"open/nvr/1": {"what": "open"}, "serial": {"n": 3}}).open_troubles(ticks=60_000, wall=WALL)
+        == []
+    )
 
 
 def gap_seen(one: Watch, ticks: int, newest: int) -> list[Transition]:
@@ -167,4 +170,6 @@ def test_each_trouble_begins_and_ends_in_turn_and_at_most_once_in_a_minute_and_a
             if each.begins and each.key != "gap":
                 assert ticks - at >= 60_000
             last[each.key] = (each.begins, ticks)
-    assert {trouble["kind"] for trouble in one.open_troubles()} == {key for key, (begins, _) in last.items() if begins}
+    assert {trouble["kind"] for trouble in one.open_troubles(ticks=60_000, wall=WALL)} == {
+        key for key, (begins, _) in last.items() if begins
+    }

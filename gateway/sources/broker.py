@@ -11,6 +11,7 @@ How bytes travel is `paho_link.py`; sources: OASIS MQTT 5.0 and 3.1.1.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Literal
@@ -30,6 +31,7 @@ from gateway.sources.paho_link import Link
 log = structlog.get_logger()
 
 QUICK_SECONDS: Final = 5.0  # a connection that the broker ends this soon was not wanted
+HURRY_SECONDS: Final = 10.0  # a store that accepts and refuses in turn shall not make us reconnect all the time
 QUICK_ENDS: Final = 3  # in a row, until we name the likely cause
 UNANSWERED_TRIES: Final = 2  # of MQTT 5, until we try 3.1.1
 
@@ -83,6 +85,8 @@ class Session:
         self._grants = Grants()
         self._broke_off = False  # the last connection ended without a goodbye of the broker
         self._restarted = False  # and then nothing listened there
+        self._hurried: asyncio.Future[None] | None = None  # while we wait after a connection that we dropped
+        self._hurried_at = -math.inf
 
         self.connected = False
         self._subscribed = False
@@ -115,7 +119,7 @@ class Session:
         if self._link is None:
             return
         for token in tokens:
-            qos = self._window.done(token)
+            qos = self._window.done(token, self._clock.ticks_ms())
             if qos:
                 self._link.ack(token.mid, qos)
         self._judge.acknowledged(self._clock.ticks_ms())
@@ -130,9 +134,17 @@ class Session:
 
         What waits here goes too (it will come again), or it would overtake what failed. QoS 0 never comes again.
         """
-        self._window.next_connection(sends_again=True)
+        self._window.next_connection(self._clock.ticks_ms(), sends_again=True)
         if self._link is not None and self.connected:
             self._link.drop(reason)
+
+    def hurry(self) -> None:
+        """What we dropped the connection for is over: the next one need not wait, though not more often than now."""
+        now = asyncio.get_running_loop().time()
+        if self._hurried is None or self._hurried.done() or now - self._hurried_at < HURRY_SECONDS:
+            return
+        self._hurried_at = now
+        self._hurried.set_result(None)
 
     @property
     def subscribed_filters(self) -> frozenset[str]:
@@ -181,7 +193,7 @@ class Session:
             while not stop.is_set():
                 lost = await self._live(stopped)
                 if lost is not None:
-                    await asyncio.wait({stopped}, timeout=self._after(lost))
+                    await self._rest(lost, stopped)
         finally:
             stopped.cancel()
 
@@ -221,23 +233,32 @@ class Session:
         if self.connected:
             self._since = self._clock.ticks_ms()
         self.connected = self._subscribed = False
-        self._window.next_connection()
+        self._window.next_connection(self._clock.ticks_ms())
+
+    async def _rest(self, lost: Lost, stopped: asyncio.Task[Any]) -> None:
+        seconds = self._after(lost)
+        hurried = self._hurried = asyncio.get_running_loop().create_future() if lost.why is Why.DROPPED else None
+        await asyncio.wait(
+            {stopped} if hurried is None else {stopped, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        self._hurried = None
 
     def _after(self, lost: Lost) -> float:
         """Says why, if it has not been said, and how long to wait."""
         accepted_at, self._accepted_at = self._accepted_at, None
         lived = None if accepted_at is None else asyncio.get_running_loop().time() - accepted_at
-        if lived is not None and lived < QUICK_SECONDS and lost.why is Why.NETWORK:
+        if lived is not None and lived < QUICK_SECONDS and lost.why is Why.CLOSED:
             self._quick_ends += 1
             if self._quick_ends >= QUICK_ENDS:
                 lost = broker_reasons.perhaps_taken_over(self.target.client_id)
         elif lost.why is not Why.TAKEN_OVER:
             self._quick_ends = 0
         if lived is not None:
-            self._broke_off = lost.why is Why.NETWORK
+            self._broke_off = lost.why in (Why.NETWORK, Why.CLOSED)
         elif lost.why is Why.UNREACHABLE:
             self._restarted = self._broke_off
-        self._report.lost(lost, was_connected=lived is not None, failures=self._failures)
+        ticks = self._clock.ticks_ms()
+        self._report.lost(lost, was_connected=lived is not None, failures=self._failures, ticks=ticks)
         self._failures += 1
         if self._switch_protocol(lost):
             return 0.0
@@ -291,6 +312,7 @@ class Session:
         self._broke_off = self._restarted = False
         if not session_present:
             self._in_session.clear()
+            self._window.session_lost()
         self._in_session.update(f.topic for f in self._filters)
         self._on_filters(self.subscribed_filters)
         self._timers.append(loop.call_later(self._timing.settled, self._settle))
@@ -341,9 +363,9 @@ class Session:
 
     def _settle(self) -> None:
         self._failures = self._quick_ends = self._unanswered = 0
+        self._report.settled()
         if self._subscribed:
             self._say_connected()
-        self._report.settled()
 
     def _expect_suback(self) -> None:
         if self._subscribed or self._link is None:

@@ -16,6 +16,7 @@ from typing import Final
 
 class Why(StrEnum):
     NETWORK = "network"  # heals itself
+    CLOSED = "closed"  # by the other side, without a word
     UNREACHABLE = "unreachable"  # nothing listens there: while connected before, the sign of a restart
     REFUSED = "refused"  # a person must act: password, certificate, client id
     UNANSWERED = "unanswered"  # CONNECT was sent and neither accepted nor refused
@@ -64,7 +65,7 @@ def of_error(error: BaseException, host: str, port: int, now_ms: int) -> Lost:
         case ssl.SSLError() if "ALERT" in (error.reason or ""):
             return Lost(Why.REFUSED, f"the broker refused our side of TLS: {_words(error.reason)}")
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
-            return Lost(Why.NETWORK, f"{where} closed the connection")
+            return Lost(Why.CLOSED, f"{where} closed the connection")
         case ssl.SSLError():
             return Lost(Why.REFUSED, f"TLS with {where} failed: {_words(error.reason or str(error))}")
         case socket.gaierror() if error.errno == socket.EAI_AGAIN:
@@ -76,7 +77,9 @@ def of_error(error: BaseException, host: str, port: int, now_ms: int) -> Lost:
         case TimeoutError():
             return Lost(Why.NETWORK, f"no answer from {where}")
         case ConnectionError() if error.errno is None:
-            return Lost(Why.NETWORK, f"{where} ended the connection: {str(error) or type(error).__name__}")
+            return Lost(Why.CLOSED, f"{where} ended the connection: {str(error) or type(error).__name__}")
+        case ConnectionResetError() | BrokenPipeError():
+            return Lost(Why.CLOSED, f"{where}: {error.strerror}")
         case OSError() if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
             return Lost(Why.NETWORK, f"no route to {where}")
         case OSError() if error.filename is not None:
@@ -126,7 +129,7 @@ def taken_over(client_id: str) -> Lost:
 
 
 def perhaps_taken_over(client_id: str) -> Lost:
-    """MQTT 3.1.1 has no word for it: the broker just closes the older connection."""
+    """MQTT 3.1.1 has no word for it, and Debian 12's broker none in MQTT 5: it just closes the older connection."""
     return Lost(
         Why.TAKEN_OVER,
         f"the broker ends each connection soon after it was made; probably another client uses the id {client_id}",

@@ -13,6 +13,7 @@ from gateway.sources.broker_reasons import Lost, Why
 log = structlog.get_logger()
 
 _OF_A_PERSON: Final = (Why.REFUSED, Why.TAKEN_OVER)  # somebody must act
+DROPS_AGAIN_MS: Final = 5 * 60_000  # while we break off again and again, this often it is said how many times
 
 
 class Report:
@@ -22,26 +23,44 @@ class Report:
         self._url = url
         self._said: set[str] = set()  # reasons told since the outage began
         self._said_connected = False
+        self._drops = 0  # since a connection last settled: while the store refuses, each ends like the one before
+        self._drops_said_ticks = 0
+        self._settled = False
         self.last_error: str | None = None
 
     def connected(self, **facts: Any) -> None:
-        if self._said_connected:
+        if self._said_connected or (self._drops and not self._settled):
             return
         self._said_connected = True
+        if self._drops:
+            facts["drops"], self._drops = self._drops, 0
         self._said.clear()
         log.info("mqtt_connected", url=self._url, **facts)
 
     def settled(self) -> None:
         """The next outage is another one."""
         self._said.clear()
+        self._settled = True
 
-    def lost(self, lost: Lost, *, was_connected: bool, failures: int) -> None:
+    def lost(self, lost: Lost, *, was_connected: bool, failures: int, ticks: int) -> None:
         self.last_error = lost.reason
-        event = "mqtt_dropped" if lost.why is Why.DROPPED else "mqtt_lost" if was_connected else "mqtt_connect_failed"
+        self._settled = False
+        if lost.why is Why.DROPPED:
+            self._dropped(lost, ticks)
+            return
+        event = "mqtt_lost" if was_connected else "mqtt_connect_failed"
         say = log.debug if lost.reason in self._said else log.error if lost.why in _OF_A_PERSON else log.warning
         self._said.add(lost.reason)
         self._said_connected = False
         say(event, url=self._url, reason=lost.reason, failures=failures)
+
+    def _dropped(self, lost: Lost, ticks: int) -> None:
+        self._drops += 1
+        self._said_connected = False
+        say = log.debug
+        if self._drops == 1 or ticks - self._drops_said_ticks >= DROPS_AGAIN_MS:
+            self._drops_said_ticks, say = ticks, log.warning
+        say("mqtt_dropped", url=self._url, reason=lost.reason, drops=self._drops)
 
 
 class Grants:

@@ -14,6 +14,9 @@ from typing import Final
 from gateway.model import Message
 
 OVERSIZE_KEPT: Final = 64 << 10  # bytes of a message that is too large; the same as of any unreadable one
+# A connection on which nothing comes through ends within 40 s (`Timing.keepalive`): what was written before was heard.
+UNHEARD_MS: Final = 60_000
+TOLD_KEPT: Final = 2_000  # a broker lets fewer messages be unacknowledged at a time
 WAITING_BYTES: Final = 16 << 20  # payloads that may wait here before reading pauses, whatever their number
 
 
@@ -37,6 +40,7 @@ class Cut:
 class Received:
     """A message and its token. `oversize` is the true size where the payload was cut to its first 64 KiB.
 
+    `again`: the broker sends again what was done and acknowledged; it has not heard that.
     `missed_since`: not heard, but asked of the recorder afterwards; it was said at some time since then (wall ms).
     """
 
@@ -45,14 +49,20 @@ class Received:
     oversize: int | None = None
     oversize_sha256: str | None = None
     missed_since: int | None = None
+    again: bool = False
 
 
 class Window:
+    """An acknowledgement is only written, and may be lost with its connection: then the broker sends the message again,
+    under the same packet id (MQTT 5.0, 4.4), before anything new. Which were written last is remembered for that."""
+
     def __init__(self, receive_maximum: int) -> None:
         self._high = 2 * receive_maximum
         self._waiting: deque[Received] = deque()
         self._bell = asyncio.Event()
-        self._unacknowledged: dict[int, tuple[int, int]] = {}  # mid -> (QoS, bytes)
+        self._unacknowledged: dict[int, tuple[int, int, int]] = {}  # mid -> (QoS, bytes, what it is known by)
+        self._told: dict[int, tuple[int, int]] = {}  # acknowledged on this connection: mid -> (known by, ticks)
+        self._told_before: dict[int, int] = {}  # on earlier ones; the broker may not have heard it
         self._loose = 0  # waiting messages that the broker does not wait for: QoS 0, or of an older connection
         self._bytes = 0
         self.generation = 0
@@ -89,12 +99,16 @@ class Window:
         if message.qos:
             before = self._unacknowledged.pop(mid, None)  # sent twice on one connection: not allowed, counted once
             self._bytes -= before[1] if before else 0
-            self._unacknowledged[mid] = (message.qos, size)
+            known_by = hash((message.topic, message.payload, size if oversize is None else oversize))
+            self._unacknowledged[mid] = (message.qos, size, known_by)
+            if not message.dup:
+                self._told_before.clear()
+            again = self._told_before.pop(mid, None) == known_by
         else:
-            mid = 0
+            mid, again = 0, False
             self._loose += 1
         self._bytes += size
-        self._waiting.append(Received(message, AckToken(self.generation, mid), oversize, sha256))
+        self._waiting.append(Received(message, AckToken(self.generation, mid), oversize, sha256, again=again))
         self._bell.set()
 
     def hand_in(self, received: Received) -> None:
@@ -115,17 +129,27 @@ class Window:
                 self._bytes -= len(received.message.payload)
         return taken
 
-    def done(self, token: AckToken) -> int:
+    def done(self, token: AckToken, ticks: int) -> int:
         """The QoS to acknowledge with; 0 if there is nothing to acknowledge (any more)."""
-        if token.generation != self.generation:
+        if token.generation != self.generation or token.mid not in self._unacknowledged:
             return 0
-        qos, size = self._unacknowledged.pop(token.mid, (0, 0))
+        qos, size, known_by = self._unacknowledged.pop(token.mid)
         self._bytes -= size
+        self._told.pop(token.mid, None)
+        self._told[token.mid] = (known_by, ticks)
+        if len(self._told) > TOLD_KEPT:
+            del self._told[next(iter(self._told))]
         return qos
 
-    def next_connection(self, *, sends_again: bool = False) -> None:
+    def session_lost(self) -> None:
+        """The broker knows nothing of us, and sends nothing again."""
+        self._told_before.clear()
+
+    def next_connection(self, ticks: int, *, sends_again: bool = False) -> None:
         """The broker forgets our packet ids. What waits stays, unless it is known that it will come again."""
         self.generation += 1
+        self._told_before |= {mid: known for mid, (known, at) in self._told.items() if ticks - at <= UNHEARD_MS}
+        self._told.clear()
         if sends_again:
             self._waiting = deque(received for received in self._waiting if received.message.qos == 0)
         self._unacknowledged.clear()

@@ -21,6 +21,7 @@ from paho.mqtt.properties import Properties
 
 from gateway.sources.broker_target import Target
 from gateway.sources.broker_window import Cut
+from gateway.sources.paho_frames import Frames
 from gateway.sources.paho_packet import HEADER_BYTES, Beginning
 
 OFFLINE: Final = b"offline"  # the last will, and the last word
@@ -73,6 +74,15 @@ class Client(paho.Client):
         """In `on_message`: what is known of the message if only its beginning was kept."""
         packet = self._in_packet["packet"]
         return packet.cut(kept) if isinstance(packet, Beginning) else None
+
+    def _create_socket(self) -> Any:
+        if self._transport != "websockets":
+            return super()._create_socket()
+        raw = self._create_socket_connection()
+        sock = self._ssl_wrap_socket(raw) if self._ssl else raw
+        sock.settimeout(self._connect_timeout)
+        headers = self._websocket_extra_headers
+        return Frames(sock, self._host, self._port, self._ssl, self._websocket_path, headers)
 
     def _create_socket_connection(self) -> socket.socket:
         raw = self.raw = super()._create_socket_connection()

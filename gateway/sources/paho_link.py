@@ -360,7 +360,7 @@ class Link:
             return Lost(Why.UNANSWERED, reason)
         if error is not None:
             return self._of_error(error)
-        return Lost(Why.NETWORK, f"{self._target.where} closed the connection")
+        return Lost(Why.CLOSED, f"{self._target.where} closed the connection")
 
     def _on_subscribe(self, _: paho.Client, __: Any, mid: int, codes: list[ReasonCode], ___: Properties | None) -> None:
         if mid == self._subscribe_mid:

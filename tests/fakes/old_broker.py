@@ -108,7 +108,7 @@ class ScriptedBroker:
         self.connections += 1
         try:
             while True:
-                packet = await _read_packet(reader)
+                packet = await read_packet(reader)
                 self.packets.append(packet)
                 if packet[0] == 0x10:
                     self.connects.append(packet)
@@ -146,7 +146,7 @@ def ordinary(
     return talk
 
 
-async def _read_packet(reader: asyncio.StreamReader) -> bytes:
+async def read_packet(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readexactly(1)
     length = shift = 0
     while True:

@@ -25,6 +25,7 @@ class Publisher:
         client_id: str = "",
         protocol: Literal["5", "3.1.1"] = "3.1.1",
         inflight: int = 200,
+        will: tuple[str, str] | None = None,  # topic, payload; retained
     ) -> None:
         self._port = port
         self._listen = listen
@@ -40,6 +41,8 @@ class Publisher:
             protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
         )
         self._client.max_inflight_messages = inflight
+        if will is not None:
+            self._client.will_set(will[0], will[1], qos=1, retain=True)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
         self._client.on_subscribe = self._on_subscribe
@@ -53,6 +56,13 @@ class Publisher:
     async def stop(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    async def vanish(self) -> None:
+        """As if its power had failed: no DISCONNECT, and the broker tells the last will."""
+        self._client.loop_stop()
+        sock = self._client.socket()
+        if sock is not None:
+            sock.close()
 
     async def __aenter__(self) -> Publisher:
         return await self.start()

@@ -19,14 +19,14 @@ class SimulatedSession:
         self.acknowledged: list[tuple[str, bytes]] = []
         self.redelivered = 0
         self._window = window
-        self._waiting: deque[tuple[str, bytes, bool]] = deque()  # topic, payload, sent before
+        self._waiting: deque[tuple[str, bytes, int]] = deque()  # topic, payload, packet id under which it was sent
         self._unacknowledged: dict[int, tuple[str, bytes]] = {}
         self._generation = 1
         self._mid = 0
         self._bell = asyncio.Event()
 
     def publish(self, topic: str, payload: bytes) -> None:
-        self._waiting.append((topic, payload, False))
+        self._waiting.append((topic, payload, 0))
         self._bell.set()
 
     @property
@@ -34,10 +34,12 @@ class SimulatedSession:
         return len(self._waiting) + len(self._unacknowledged)
 
     def break_off(self) -> None:
-        """The connection is lost and made again: what was not acknowledged comes again, marked, before the rest."""
+        """The connection is lost and made again: what was not acknowledged comes again, marked, before the rest, under
+        its own packet id."""
         self._generation += 1
         self.redelivered += len(self._unacknowledged)
-        self._waiting.extendleft((topic, payload, True) for topic, payload in reversed(self._unacknowledged.values()))
+        again = [(topic, payload, mid) for mid, (topic, payload) in self._unacknowledged.items()]
+        self._waiting.extendleft(reversed(again))
         self._unacknowledged.clear()
         self._bell.set()
 
@@ -47,11 +49,13 @@ class SimulatedSession:
             await self._bell.wait()
         taken: list[Received] = []
         while self._waiting and len(taken) < limit and len(self._unacknowledged) < self._window:
-            topic, payload, again = self._waiting.popleft()
-            self._mid += 1
-            self._unacknowledged[self._mid] = (topic, payload)
+            topic, payload, mid = self._waiting.popleft()
+            again = mid > 0
+            if not again:
+                mid = self._mid = self._mid + 1
+            self._unacknowledged[mid] = (topic, payload)
             message = Message(topic, payload, 1, False, again, False, self.clock.wall_ms(), self.clock.ticks_ms())
-            taken.append(Received(message, AckToken(self._generation, self._mid)))
+            taken.append(Received(message, AckToken(self._generation, mid)))
         return taken
 
     def acknowledge(self, tokens: Iterable[AckToken]) -> None:

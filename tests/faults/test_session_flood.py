@@ -12,6 +12,7 @@ import pytest
 from tests.fakes.frigate import encode, review
 from tests.fakes.publisher import Publisher
 from tests.fakes.waiting import until
+from tests.fakes.websocket_bridge import WebsocketBridge
 from tests.system.conftest import Premises
 
 MEBI = 1 << 20
@@ -68,8 +69,19 @@ async def test_100000_messages_that_waited_in_the_broker_all_arrive_in_bounded_m
 
 
 @pytest.mark.timeout(240)
-async def test_a_message_of_200_mb_is_kept_in_part_and_the_alarm_behind_it_arrives(premises: Premises) -> None:
-    """It must not end the process: it would come again, and end it again, for ever."""
+@pytest.mark.parametrize("transport", ["mqtt", "ws"])
+async def test_a_message_of_200_mb_is_kept_in_part_and_the_alarm_behind_it_arrives(
+    premises: Premises, transport: str
+) -> None:
+    """It must not end the process: it would come again, and end it again, for ever. In one frame, where there are."""
+    async with WebsocketBridge(premises.broker.port) as bridge:
+        if transport == "ws":
+            premises.configure(broker_url=bridge.url)
+        await _message_of_200_mb(premises)
+        assert (bridge.largest > 200_000_000) is (transport == "ws")
+
+
+async def _message_of_200_mb(premises: Premises) -> None:
     usual = await first_alarm(premises)
     payload = bytes(200_000_000)
     async with Publisher(premises.broker.port) as device:

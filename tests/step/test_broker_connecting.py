@@ -419,6 +419,26 @@ async def test_without_a_reason_quick_ends_are_blamed_on_a_second_client_after_t
     assert [entry["log_level"] for entry in said(logs, "mqtt_lost")] == ["warning", "warning", "error"]
 
 
+async def test_quick_ends_that_the_broker_did_not_wish_are_not_blamed_on_a_second_client() -> None:
+    """A network that damages what passes, or a machine without memory: the long wait would make alarms late."""
+
+    def talk(broker: ScriptedBroker, packet: bytes) -> bytes | None:
+        match packet[0] & 0xF0:
+            case 0x10:
+                return b"\x20\x02\x01\x00"
+            case 0x80:
+                return b"\x90\x03" + packet[2:4] + b"\x01" + b"\x00\x00"
+            case _:
+                return None
+
+    async with ScriptedBroker(talk) as broker:
+        timing = replace(QUICK, taken_over=33.0)
+        async with Running(broker.url, protocol="3.1.1", wait=False, timing=timing) as running:
+            await until(lambda: len(running.waits) >= 5)
+            assert (33.0, 66.0) not in running.waits
+            assert "not MQTT" in running.facts["last_error"]
+
+
 async def test_a_stop_while_connecting_ends_at_once() -> None:
     """A TLS handshake that nobody answers blocks in its thread; the thread is left behind."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -57,6 +57,50 @@ async def test_a_broker_that_comes_late_is_found(tmp_path: Path) -> None:
     assert loud[:2] == [("mqtt_connect_failed", "warning"), ("mqtt_connected", "info")]
 
 
+async def test_a_store_that_refuses_for_long_is_said_with_a_count(broker: Mosquitto) -> None:
+    """Each refusal ends a connection, and the next one is soon ended as well."""
+    with capture_logs() as logs:
+        async with Running(broker.url, timing=replace(QUICK, settled=1.0)) as running:
+
+            async def drop() -> None:
+                before = running.facts["connections"]
+                running.session.drop("disk full")
+                await until(lambda: running.facts["connections"] > before and running.facts["subscribed"])
+
+            def loud() -> list[tuple[str, int | None]]:
+                names = ("mqtt_dropped", "mqtt_connected")
+                said = [entry for entry in logs if entry["event"] in names and entry["log_level"] != "debug"]
+                return [(entry["event"], entry.get("drops")) for entry in said]
+
+            for _ in range(5):
+                await drop()
+            assert loud() == [("mqtt_connected", None), ("mqtt_dropped", 1)]
+            running.clock.advance(301)
+            await drop()
+            assert loud()[2:] == [("mqtt_dropped", 6)]
+            await until(lambda: len(loud()) == 4, what="the end of it")
+            assert loud()[3:] == [("mqtt_connected", 6)]
+            await drop()  # another one
+            await until(lambda: len(loud()) == 6)
+            assert loud()[4:] == [("mqtt_dropped", 1), ("mqtt_connected", 1)]
+
+
+async def test_a_store_that_is_back_need_not_wait_for_the_pause_to_end(broker: Mosquitto) -> None:
+    """The broker holds the alarms. But a store that accepts and refuses in turn gets the pause in full."""
+    async with Running(broker.url, timing=replace(QUICK, retry_first=1000.0, retry_max=1000.0)) as running:
+        running.session.hurry()  # connected: nothing to hurry
+        running.session.drop("disk full")
+        await until(lambda: running.waits == [(0.0, 1000.0)] and not running.session.connected)
+        running.session.hurry()
+        await running.connected()
+        running.session.drop("disk full again")
+        await until(lambda: len(running.waits) == 2)
+        running.session.hurry()
+        pause = running.session._hurried
+        assert pause is not None
+        assert not pause.done()
+
+
 async def test_a_connection_that_held_begins_the_pauses_anew(broker: Mosquitto) -> None:
     async with Running(broker.url, timing=replace(QUICK, settled=0.01)) as running:
         for _ in range(3):

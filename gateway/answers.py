@@ -12,7 +12,7 @@ from gateway.host.disk import free_bytes
 from gateway.outbox.store import Mapped, StoreError
 from gateway.parts import Parts
 from gateway.sources.plans import Plans
-from gateway.sources.troubles import open_troubles
+from gateway.sources.troubles import is_recorder_gone, open_troubles
 from gateway.watch import Facts
 
 SUMMARY_SECONDS: Final = 1.0
@@ -87,7 +87,7 @@ async def summary(parts: Parts) -> str:
         return f"the store refuses: {fault}; nothing is acknowledged"
     waiting = counts.get("state_pending", 0) + counts.get("state_sending", 0)
     broker = "connected" if parts.session.connected else "away"
-    cloud = "reachable" if parts.delivery.gate.reachable else "away"
+    cloud = {True: "reachable", False: "away", None: "not asked yet"}[parts.delivery.gate.reachable]
     time = "" if parts.supervision.may_compose else "the time is unknown: nothing is sent, "
     return f"{time}broker {broker}, cloud {cloud}, {waiting} waiting, {counts.get('state_delivered', 0)} delivered"
 
@@ -104,15 +104,11 @@ def gather_facts(parts: Parts) -> Facts:
         store=parts.store.refusal,
         disk=_disk_fault(parts),
         credentials=refused,
-        cloud=None if gate.reachable else "the cloud does not answer, or somebody else answers at its address",
+        cloud="the cloud does not answer, or somebody else answers at its address" if gate.reachable is False else None,
         uploads=f"{failing} uploads in a row have failed" if failing else None,
         media_disk=pictures.pop("", None),
         recorders=pictures,
-        reported=frozenset(
-            entry["source"]
-            for entry in parts.intake.memory.values()
-            if entry["what"] == "trouble" and entry["source_camera"] is None
-        ),
+        reported=frozenset(entry["source"] for entry in parts.intake.memory.values() if is_recorder_gone(entry)),
         gap=None if gap is None else (gap["ticks"], gap["reason"]),
     )
 

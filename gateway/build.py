@@ -21,7 +21,7 @@ from gateway.chekt import wire
 from gateway.chekt.client import Client
 from gateway.chekt.keys import read_secrets
 from gateway.chekt.token import TokenSource
-from gateway.config import Settings, Source
+from gateway.config import Settings
 from gateway.deciding import Decider
 from gateway.delivery import PAUSES, Delivery
 from gateway.gate import Gate
@@ -31,6 +31,8 @@ from gateway.host.timesync import synchronised
 from gateway.intake import Intake
 from gateway.media.files import MediaFolder
 from gateway.media.frigate import Frigate
+from gateway.media.logins import UNIFI, ZONEMINDER
+from gateway.media.recorder import Recorder
 from gateway.model import Composed, Event, MediaOnDisk
 from gateway.outbox.store import Store, StoreError
 from gateway.parts import Beats, Parts
@@ -38,9 +40,8 @@ from gateway.retry import Policy
 from gateway.sources.backlog import BacklogJudge
 from gateway.sources.broker import Session
 from gateway.sources.broker_filters import Filter
-from gateway.sources.families import load_family
-from gateway.sources.frigate_history import History
-from gateway.sources.plans import Plans, compile_sources, filters_of
+from gateway.sources.plans import Plans, compile_sources, filters_of, histories_of, watched_cameras
+from gateway.sources.silence import Silence
 from gateway.supervision import Supervision
 from gateway.upkeep import Upkeep
 from gateway.uploads import Uploads
@@ -48,7 +49,7 @@ from gateway.watch import Under
 
 log = structlog.get_logger()
 
-RECORDERS: Final = ("frigate",)  # families whose recorder we can ask for pictures and for what was missed
+LOGINS: Final = {"zoneminder": ZONEMINDER, "unifi": UNIFI}  # how recorders without pictures are logged in to
 FILTERS: Final = "mqtt_filters"  # the store's meta: what the broker may hold for our client id
 
 
@@ -60,7 +61,10 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
         plans = Plans(settings)
         sources = compile_sources(settings)
         store = await Store.open(
-            Path(str(settings.outbox.path)), make_clock=SystemClock, reserve_bytes=settings.outbox.reserve
+            Path(str(settings.outbox.path)),
+            make_clock=SystemClock,
+            reserve_bytes=settings.outbox.reserve,
+            tell=systemd.at_work,
         )
         stack.push_async_callback(store.close)
         store.compose = composer(settings, store)
@@ -140,9 +144,9 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
             bells["capture"].ring()
 
         recorders = {
-            table: _recorder(settings, table, clock)
-            for table, source in settings.sources.items()
-            if source.url and source.family in RECORDERS
+            table: recorder
+            for table in settings.sources
+            if (recorder := recorder_of(settings, table, clock)) is not None
         }
         for recorder in recorders.values():
             stack.push_async_callback(recorder.close)
@@ -151,10 +155,8 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
             store=store,
             clock=clock,
             sources={
-                table: Asked(
-                    history_of(settings.sources[table]), recorder, sources[table].covers, partial(find_offset, table)
-                )
-                for table, recorder in recorders.items()
+                table: Asked(history, recorders[table], sources[table].covers, partial(find_offset, table))
+                for table, history in histories_of(settings).items()
             },
             jitter=random.random,
         )
@@ -168,9 +170,16 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
                 location_id=settings.site.location_id,
                 backlog=backlog,
                 clock=clock,
+                silence=Silence(
+                    watched_cameras(settings),
+                    tuple(settings.sources),
+                    find_plan=plans.find,
+                    location_id=settings.site.location_id,
+                ),
             ),
             backlog=backlog,
             on_stored=on_stored,
+            on_store_back=session.hurry,
             beat=beats.of("intake"),
         )
         await intake.load()
@@ -209,7 +218,7 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
         capture = Capture(
             store=store,
             folder=folder,
-            recorders=recorders,
+            recorders={table: recorder for table, recorder in recorders.items() if isinstance(recorder, Frigate)},
             clock=clock,
             bell=bells["capture"],
             jitter=random.random,
@@ -292,22 +301,19 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-def history_of(source: Source) -> History:
-    """How the recorder is asked for what it remembers."""
-    facts = load_family(source.family).facts
-    [prefix] = facts.topic_prefix or () if source.topic_prefix is None else (source.topic_prefix,)
-    return History(dialect=source.dialect or facts.dialect or "", topic_prefix=prefix)
-
-
-def _recorder(settings: Settings, table: str, clock: Any) -> Frigate:
+def recorder_of(settings: Settings, table: str, clock: Any) -> Recorder | None:
+    """Whom to ask for pictures, if it is a Frigate, and for what was missed. None: there is no use for its address."""
     source = settings.sources[table]
+    if source.url is None or source.family in settings.rules:
+        return None
     password_file = source.password_file
-    return Frigate(
-        str(source.url),
-        clock=clock,
-        username=source.username,
-        make_password=None if password_file is None else lambda: settings.secret(password_file).decode(),
-    )
+    make_password = None if password_file is None else lambda: settings.secret(password_file).decode()
+    if source.family == "frigate":
+        return Frigate(source.url, clock=clock, username=source.username, make_password=make_password)
+    login = LOGINS.get(source.family)
+    if login is None:
+        return None
+    return Recorder(source.url, clock=clock, login=login, username=source.username, make_password=make_password)
 
 
 def _password(settings: Settings, path: str | None) -> str | None:

@@ -20,8 +20,8 @@ from gateway.crew import Crew
 from gateway.host.repeated import Repeated
 from gateway.media import mp4, timing
 from gateway.media.files import Draft, Kept, MediaFolder, best_name_of, name_of
-from gateway.media.frigate import FetchError, NotThere
 from gateway.media.health import Health
+from gateway.media.recorder import FetchError, NotThere
 from gateway.model import Clock, Media, MediaKind
 from gateway.outbox.errors import StoreError
 from gateway.retry import half_jitter_ms

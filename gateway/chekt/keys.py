@@ -40,7 +40,7 @@ def read_secrets(cloud: Cloud) -> Secrets:
     api_key = _text("api_key_file", cloud.api_key_file) if cloud.api_key_file else None
     client_secret = _text("client_secret_file", cloud.client_secret_file) if cloud.client_secret_file else None
     signing_key: SigningKey | None = None
-    if cloud.auth == "assertion" and cloud.event_header != "x-api-key":
+    if cloud.wants_token and cloud.auth == "assertion":
         if cloud.algorithm == "HS256":
             if client_secret is None:
                 raise KeyUnusable("algorithm HS256 signs with client_secret_file, which is not set")
@@ -51,9 +51,9 @@ def read_secrets(cloud: Cloud) -> Secrets:
             signing_key = parse_key(_read("private_key_file", cloud.private_key_file), cloud.algorithm)
         else:
             raise KeyUnusable(f"algorithm {cloud.algorithm} signs with private_key_file, which is not set")
-    if cloud.auth == "client_secret" and client_secret is None:
+    if cloud.wants_token and cloud.auth == "client_secret" and client_secret is None:
         raise KeyUnusable('auth = "client_secret" needs client_secret_file')
-    if (cloud.auth == "api_key" or cloud.event_header in ("x-api-key", "both")) and api_key is None:
+    if (not cloud.wants_token or cloud.event_header == "both") and api_key is None:
         raise KeyUnusable("an API key is to be sent, but api_key_file is not set")
     return Secrets(signing_key, client_secret, api_key)
 

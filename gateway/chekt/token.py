@@ -92,7 +92,7 @@ class TokenSource:
         self.expires_at: int | None = None  # wall, for status
         self.last_error: str | None = None
         # An API key is its own token: nothing to fetch, nothing to renew (CHeKT portal, "Authentication").
-        self._fixed = secrets.api_key if cloud.auth == "api_key" or cloud.event_header == "x-api-key" else None
+        self._fixed = None if cloud.wants_token else secrets.api_key
 
     @property
     def renewable(self) -> bool:

@@ -95,7 +95,7 @@ async def _examine(settings: Settings, args: argparse.Namespace, report: _Report
         "disk": disk,
         "broker": lambda: examine_broker.broker(settings, args.listen),
         "broker keeps": lambda: examine_broker.keeping(settings, args.mosquitto_conf),
-        "pictures": lambda: examine.pictures(settings),
+        "pictures": lambda: examine.recorders(settings),
         "cloud": lambda: examine.cloud(settings, version),
         "certificate": lambda: examine.certificates(settings, datetime.now(UTC)),
     }

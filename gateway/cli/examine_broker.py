@@ -18,7 +18,7 @@ from gateway.sources.broker_filters import Filter, matches
 from gateway.sources.broker_probe import MESSAGES, ProbeFailed, Visit, guest, probe, random_id
 from gateway.sources.broker_target import PORTS
 from gateway.sources.broker_window import Received
-from gateway.sources.plans import filters_of
+from gateway.sources.plans import filters_of, histories_of
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -68,6 +68,7 @@ async def _listen(visit: Visit, seconds: float) -> list[Received]:
 
 
 def _topics(settings: Settings, heard: Sequence[Received], seconds: float) -> Iterator[Finding]:
+    remembering = histories_of(settings)
     for table, source in settings.sources.items():
         wanted = [topic for topic, _ in filters_of(settings.model_copy(update={"sources": {table: source}}))]
         mine = [one.message for one in heard if any(matches(topic, one.message.topic) for topic in wanted)]
@@ -82,12 +83,11 @@ def _topics(settings: Settings, heard: Sequence[Received], seconds: float) -> It
         careless = Counter(message.topic for message in live if message.qos == 0)
         if careless:
             names = ", ".join(topic for topic, _ in careless.most_common(3))
-            remembers = source.family == "frigate" and source.url is not None
             yield Finding(
                 f"source {table}",
                 "warn",
                 f"it publishes with QoS 0 ({names}): what it says while we are away is "
-                + ("asked of the recorder afterwards" if remembers else "lost"),
+                + ("asked of the recorder afterwards" if table in remembering else "lost"),
                 "set QoS 1 in the equipment" + (" (Frigate: mqtt.qos: 1)" if source.family == "frigate" else ""),
             )
 

@@ -41,12 +41,14 @@ def describe(name: str, family: Family) -> dict[str, Any]:
         "topic_prefix": _first(facts.topic_prefix),
         "default_dialect": facts.dialect,
         "options": list(facts.options),
+        "sign_of_life_seconds": family.heartbeat(facts.dialect),
         "dialects": [
             {
                 "dialect": d,
                 "title": about.title,
                 "needs": about.needs,
                 "options": list(about.options),
+                "sign_of_life_seconds": family.heartbeat(d),
                 "topic_prefix": _first(about.topic_prefix or facts.topic_prefix),
             }
             for d, about in facts.dialects.items()
@@ -64,6 +66,8 @@ def _in_words(told: dict[str, Any]) -> str:
         lines.append(f'    topic_prefix = "{told["topic_prefix"]}" unless set')
     if told["options"]:
         lines.append(f"    options: {', '.join(told['options'])}")
+    if told["sign_of_life_seconds"] and not told["dialects"]:
+        lines.append(f"    a sign of life every {told['sign_of_life_seconds']:g} s, for silence_after")
     for dialect in told["dialects"]:
         default = " (the default)" if dialect["dialect"] == told["default_dialect"] else ""
         lines.append(f'    dialect = "{dialect["dialect"]}"{default}: {dialect["title"]}')
@@ -73,4 +77,6 @@ def _in_words(told: dict[str, Any]) -> str:
             lines.append(f"        needs {dialect['needs']}")
         if dialect["options"]:
             lines.append(f"        options: {', '.join(dialect['options'])}")
+        if dialect["sign_of_life_seconds"]:
+            lines.append(f"        a sign of life every {dialect['sign_of_life_seconds']:g} s, for silence_after")
     return "\n".join(lines) + "\n"

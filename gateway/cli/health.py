@@ -20,6 +20,7 @@ LATE_SECONDS: Final = 300  # an alarm that is undelivered, or a broker that is a
 LOW_DISK_BYTES: Final = 512 << 20
 RECENT_SECONDS: Final = 86_400  # an unreadable message or a gap is worth a sentence for a day
 MANY_TROUBLES: Final = 5  # of one site are named, the others counted
+SILENCE: Final = "silence"  # the kind of trouble of `gateway.sources.silence`
 
 Reason = tuple[Literal["critical", "degraded"], str]
 
@@ -147,7 +148,9 @@ def _judge_site(live: Mapping[str, Any], now: float) -> Iterator[Reason]:
         what = trouble.get("camera") or trouble.get("source")
         local = " (only told here: site.camera_id is not set)" if trouble.get("local") else ""
         since = local_time(trouble["since_at"])
-        yield "degraded", f"{what} reports {trouble.get('kind') or 'a fault'} since {since}{local}; look at the device"
+        kind = trouble.get("kind") or "a fault"
+        sentence = f"{what} reports {kind} since {since}{local}; look at the device"
+        yield "degraded", _silent(trouble, since, local) if kind == SILENCE else sentence
     if len(troubles) > MANY_TROUBLES:
         yield "degraded", f"{len(troubles) - MANY_TROUBLES} more devices report a fault; see status --json"
     for source, gap in live.get("catching_up", {}).items():
@@ -166,6 +169,18 @@ def _judge_site(live: Mapping[str, Any], now: float) -> Iterator[Reason]:
             f"alarms may be missing from before {local_time(last['at'])}{times}: {last['reason']}; compare with the "
             "recorder's own list",
         )
+
+
+def _silent(trouble: Mapping[str, Any], since: str, local: str) -> str:
+    if trouble.get("camera"):
+        return (
+            f"camera {trouble['camera']} silent since {since}{local}; has it power and network, does it still publish "
+            "to the broker? If it only says little, set a longer silence_after"
+        )
+    return (
+        f"all cameras of {trouble.get('source')} silent since {since}{local}; does the recorder run, does it reach the "
+        "broker?"
+    )
 
 
 def _judge_settings(settings: Settings) -> Iterator[Reason]:

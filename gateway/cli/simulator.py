@@ -14,11 +14,13 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from gateway.simulator.cloud import Cloud
     from gateway.simulator.terms import Terms
+
+_LEAST_SHARED_BYTES: Final = 32  # RFC 7518, 3.2
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -34,8 +36,25 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     keys.add_argument("--public-key", metavar="FILE", help="register your own public key (PEM)")
     parser.add_argument("--key-id", metavar="KID", help="the key's id (default practice-key)")
     parser.add_argument(
-        "--algorithm", choices=("RS256", "RS384", "PS256", "ES256"), default="RS256", help="of the key (default RS256)"
+        "--algorithm",
+        choices=("RS256", "RS384", "PS256", "ES256", "HS256"),
+        default="RS256",
+        help="of the assertion (default RS256; HS256 signs with the secret)",
     )
+    parser.add_argument(
+        "--auth",
+        choices=("assertion", "client_secret", "api_key"),
+        default="assertion",
+        help="how the gateway proves who it is (default assertion)",
+    )
+    parser.add_argument(
+        "--event-header",
+        choices=("bearer", "x-api-key", "both"),
+        default="bearer",
+        help="where an event carries the credential (default bearer)",
+    )
+    parser.add_argument("--secret", metavar="FILE", help="the client secret; written if there is no such file")
+    parser.add_argument("--api-key", metavar="FILE", help="the API key; written if there is no such file")
     parser.add_argument("--lenient", action="store_true", help="takes unknown fields and chunked bodies")
     parser.add_argument("--token-life", type=int, default=3600, metavar="SECONDS", help="of access tokens")
     parser.add_argument("--slot-life", type=int, default=900, metavar="SECONDS", help="of upload addresses")
@@ -50,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"chekt-gateway simulator: {problem}", file=sys.stderr)
         return 1
     except ValueError as problem:
-        print(f"chekt-gateway simulator: the key cannot be used: {problem}", file=sys.stderr)
+        print(f"chekt-gateway simulator: the key or secret cannot be used: {problem}", file=sys.stderr)
         return 1
 
 
@@ -61,11 +80,11 @@ async def _serve(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with tempfile.TemporaryDirectory(prefix="chekt-practice-") as folder:
-        terms, key_file = _terms(args, Path(folder))
+        terms, files = _terms(args, Path(folder))
         cloud = Cloud(terms)
         await cloud.start(args.port)
         try:
-            _introduce(cloud, key_file, as_json=args.json)
+            _introduce(cloud, files, as_json=args.json)
             telling = asyncio.create_task(_tell(cloud), name="tell what arrives")
             await stop.wait()
             telling.cancel()
@@ -75,10 +94,17 @@ async def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _terms(args: argparse.Namespace, folder: Path) -> tuple[Terms, str]:
-    """The terms, and the private key file for the configuration. Raises OSError and ValueError."""
+def _terms(args: argparse.Namespace, folder: Path) -> tuple[Terms, dict[str, str]]:
+    """The terms, and the files for the configuration by its keys. Raises OSError and ValueError."""
     from gateway.simulator.practice import write_private_key
-    from gateway.simulator.terms import PRACTICE_KID, RegisteredKey, Terms, public_half, read_public_key
+    from gateway.simulator.terms import (
+        PRACTICE_KID,
+        PRACTICE_SHARED_SECRET,
+        RegisteredKey,
+        Terms,
+        public_half,
+        read_public_key,
+    )
 
     if args.public_key:
         public, key_file = read_public_key(Path(args.public_key).read_bytes()), "YOUR-PRIVATE-KEY"
@@ -86,15 +112,50 @@ def _terms(args: argparse.Namespace, folder: Path) -> tuple[Terms, str]:
         path = Path(args.key).absolute() if args.key else folder / "practice-private-key.pem"
         private = path.read_bytes() if path.exists() else write_private_key(path)
         public, key_file = public_half(private), str(path)
-    key = RegisteredKey(public, args.algorithm, args.key_id or PRACTICE_KID)
-    terms = Terms(strict=not args.lenient, keys=(key,), expires_in=args.token_life, slot_seconds=args.slot_life)
-    return terms, key_file
+    secret_file = Path(args.secret or folder / "practice-client-secret").absolute()
+    api_key_file = Path(args.api_key or folder / "practice-api-key").absolute()
+    secret, api_key = _secret(secret_file, PRACTICE_SHARED_SECRET), _secret(api_key_file, Terms.api_key)
+    files = {
+        "private_key_file": key_file,
+        "client_secret_file": str(secret_file),
+        "api_key_file": str(api_key_file),
+    }
+    signs_with_secret = args.auth == "assertion" and args.algorithm == "HS256"
+    if signs_with_secret and len(secret) < _LEAST_SHARED_BYTES:
+        raise ValueError(f"HS256 needs a secret of at least {_LEAST_SHARED_BYTES} bytes")
+    # A secret that signs has no public half to register.
+    key = RegisteredKey(public, "RS256" if args.algorithm == "HS256" else args.algorithm, args.key_id or PRACTICE_KID)
+    terms = Terms(
+        strict=not args.lenient,
+        keys=(key,),
+        shared_secret=secret if signs_with_secret else None,
+        auth=args.auth,
+        client_secret=secret,
+        api_key=api_key,
+        event_header=args.event_header,
+        expires_in=args.token_life,
+        slot_seconds=args.slot_life,
+    )
+    return terms, files
 
 
-def _introduce(cloud: Cloud, key_file: str, *, as_json: bool) -> None:
+def _secret(path: Path, content: str) -> str:
+    from gateway.simulator.practice import write_secret
+
+    said = path.read_bytes() if path.exists() else write_secret(path, content.encode() + b"\n")
+    return said.decode("ascii").strip()
+
+
+def _introduce(cloud: Cloud, files: dict[str, str], *, as_json: bool) -> None:
     from gateway.simulator.practice import Place, cloud_table
 
-    place = Place(cloud.url, cloud.token_url, key_file)
+    place = Place(
+        cloud.url,
+        cloud.token_url,
+        files["private_key_file"],
+        client_secret_file=files["client_secret_file"],
+        api_key_file=files["api_key_file"],
+    )
     key_id = cloud.terms.keys[0].kid
     configuration = cloud_table(place, cloud.terms, key_id)
     if as_json:
@@ -104,7 +165,7 @@ def _introduce(cloud: Cloud, key_file: str, *, as_json: bool) -> None:
             "audience": cloud.terms.audience,
             "client_id": cloud.terms.client_id,
             "key_id": key_id,
-            "private_key_file": key_file,
+            **files,
             "page": f"{cloud.url}/",
             "configuration": configuration,
         }

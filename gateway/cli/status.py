@@ -121,7 +121,7 @@ def describe(status: Mapping[str, Any]) -> str:
     lines = [status["state"], *(f"  - {reason}" for reason in status["reasons"]), ""]
     lines.append(f"gateway  {status['version']}, {'running' if status['running'] else 'not running'}")
     lines.append(f"broker   {_broker(status['broker'])}")
-    lines.append(f"cloud    {_cloud(status['cloud'])}")
+    lines.append(f"cloud    {_cloud(status['cloud'], told=status['broker'].get('connected') is not None)}")
     lines.append(f"events   {_counts(status['events'])}")
     if status["oldest_undelivered_seconds"] is not None:
         lines.append(f"         the oldest undelivered one is {ago(status['oldest_undelivered_seconds'])} old")
@@ -147,8 +147,11 @@ def _broker(broker: Mapping[str, Any]) -> str:
     return f"{'connected' if connected else 'away'}  {broker.get('url', '')}{since}"
 
 
-def _cloud(cloud: Mapping[str, Any]) -> str:
+def _cloud(cloud: Mapping[str, Any], *, told: bool) -> str:
+    """`told`: by the running gateway."""
     reachable = cloud.get("reachable")
+    if reachable is None and told:
+        return "not asked yet: nothing had to be sent since the start"
     token = f", token until {local_time(cloud['token_expires_at'])}" if cloud.get("token_expires_at") else ""
     return "unknown" if reachable is None else f"{'reachable' if reachable else 'away'}{token}"
 

@@ -1,11 +1,18 @@
-"""Processes that the demo starts: each in a session of its own, ended by its own id on every way out."""
+"""Processes that the demo starts: each in a session of its own, ended by its own id on every way out.
+
+Killed itself, the demo can end nobody: then the kernel does (prctl(2), PR_SET_PDEATHSIG), which setpriv asks it for.
+That is a part of util-linux; where it is not there, such children stay.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +38,17 @@ def package_environment() -> dict[str, str]:
     return environment
 
 
+@functools.cache
+def _ending_with_us() -> tuple[str, ...]:
+    """What to write before a command for that; not each setpriv knows it (busybox has one of its own)."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return ()
+    words = (setpriv, "--pdeathsig", "TERM", "--")
+    tried = subprocess.run([*words, "true"], check=False, capture_output=True, timeout=STOP_SECONDS)
+    return words if tried.returncode == 0 else ()
+
+
 @dataclass
 class Child:
     """One process of ours."""
@@ -48,6 +66,7 @@ class Child:
             out = sys.stderr if log is None else stack.enter_context(log.open("ab"))
             # A session of its own: Ctrl-C in the terminal reaches us alone, and we end the others in order.
             process = await asyncio.create_subprocess_exec(
+                *_ending_with_us(),
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,

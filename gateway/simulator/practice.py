@@ -1,4 +1,4 @@
-"""What a gateway needs to practise: a key file, and the configuration that fits a practice cloud."""
+"""What a gateway needs to practise: files with its secrets, and the configuration that fits a practice cloud."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Place:
     cloud_url: str
     token_url: str
     private_key_file: str
+    client_secret_file: str = ""
+    api_key_file: str = ""
     broker_url: str | None = None
     protocol: str = "5"
     recorder_url: str | None = None
@@ -27,31 +29,38 @@ class Place:
 
 def write_private_key(path: Path) -> bytes:
     """Writes a practice key that only its owner can read. Raises FileExistsError where there is a file."""
-    pem = practice_private_key()
+    return write_secret(path, practice_private_key())
+
+
+def write_secret(path: Path, content: bytes) -> bytes:
+    """The same for another secret."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
-    return pem
+        file.write(content)
+    return content
 
 
 def cloud_table(place: Place, terms: Terms, key_id: str | None = PRACTICE_KID) -> str:
-    """`[site]` and `[cloud]`, ready to paste."""
-    lines = [
-        "[site]",
-        f"location_id = {_quoted(LOCATION)}",
-        "",
-        "[cloud]",
-        f"url = {_quoted(place.cloud_url)}",
-        f"token_url = {_quoted(place.token_url)}",
-        f"audience = {_quoted(terms.audience)}",
-        f"client_id = {_quoted(terms.client_id)}",
-    ]
-    if key_id is not None:
-        lines.append(f"key_id = {_quoted(key_id)}")
-    lines.append(f"private_key_file = {_quoted(place.private_key_file)}")
-    algorithm = terms.keys[0].algorithm if terms.keys else "RS256"
-    if algorithm != "RS256":
-        lines.append(f"algorithm = {_quoted(algorithm)}")
-    return "\n".join(lines) + "\n"
+    """`[site]` and `[cloud]`, ready to paste: what these terms need, and no more."""
+    cloud = {"url": place.cloud_url}
+    if terms.gives_tokens:
+        cloud |= {"token_url": place.token_url, "audience": terms.audience, "client_id": terms.client_id}
+        algorithm = terms.keys[0].algorithm if terms.keys else "RS256"
+        if terms.auth == "client_secret":
+            cloud |= {"auth": terms.auth, "client_secret_file": place.client_secret_file}
+        elif terms.shared_secret is not None:
+            cloud |= {"algorithm": "HS256", "client_secret_file": place.client_secret_file}
+        else:
+            cloud |= {} if key_id is None else {"key_id": key_id}
+            cloud |= {"private_key_file": place.private_key_file}
+            cloud |= {} if algorithm == "RS256" else {"algorithm": algorithm}
+    elif terms.auth == "api_key":
+        cloud["auth"] = terms.auth
+    if not terms.gives_tokens or terms.event_header == "both":
+        cloud["api_key_file"] = place.api_key_file
+    if terms.event_header != "bearer":
+        cloud["event_header"] = terms.event_header
+    lines = ["[site]", f"location_id = {_quoted(LOCATION)}", "", "[cloud]"]
+    return "\n".join([*lines, *(f"{key} = {_quoted(value)}" for key, value in cloud.items())]) + "\n"
 
 
 def demo_configuration(place: Place, terms: Terms) -> str:

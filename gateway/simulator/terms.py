@@ -82,8 +82,14 @@ class Terms:
     keep_bytes: int = 256 * 1024 * 1024
     """Received pictures are kept up to this sum, the oldest are forgotten first."""
 
+    @property
+    def gives_tokens(self) -> bool:
+        """Otherwise the API key is all that the partner sends."""
+        return self.auth != "api_key" and self.event_header != "x-api-key"
+
 
 PRACTICE_KID = "practice-key"
+PRACTICE_SHARED_SECRET = "practice-shared-secret-of-more-than-32-bytes"  # noqa: S105  for practice
 
 
 @functools.cache

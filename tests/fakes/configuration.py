@@ -20,8 +20,17 @@ KNOWN = {
     "frigate": FamilyFacts(
         dialects={"reviews": frozenset({"labels", "zones"}), "events": frozenset({"labels", "zones", "min_score"})},
         default="reviews",
+        heartbeats={"reviews": 60.0, "events": 60.0},
+        pictures=True,
+        remembers=frozenset({"reviews", "events"}),
     ),
-    "axis": FamilyFacts(),
+    "axis": FamilyFacts(pictures=True),
+    "zoneminder": FamilyFacts(options=frozenset({"labels"}), remembers=frozenset({None})),
+    "unifi": FamilyFacts(
+        dialects={"homebridge": frozenset(), "pakerfeldt": frozenset()},
+        default="homebridge",
+        remembers=frozenset({"pakerfeldt"}),
+    ),
 }
 GOOD = """\
 [site]

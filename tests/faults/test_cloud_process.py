@@ -78,7 +78,8 @@ async def test_a_revoked_key_is_critical_and_mended_without_a_restart(premises: 
     premises.cloud.clear()
     await premises.cloud.wait_for(events=6, timeout=WAITS_S)
     await until(lambda: states(premises) == {"delivered": 6}, timeout=30)
-    assert len(premises.cloud.token_requests) <= 8
+    # `token_requests` are those that were looked at; a refusal by the script is not among them.
+    assert 2 <= sum(request.kind == "token" for request in premises.cloud.requests) <= 8
     await end(premises, 6)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from gateway.cli.examine_broker import is_this_machine
 from gateway.simulator.cloud import Cloud
 from gateway.simulator.site import Site
 from gateway.sources.mosquitto_conf import Unreadable, ports, read_settings, upgrades_qos, weaknesses
-from tests.fakes.mosquitto import Mosquitto
+from tests.fakes.mosquitto import Certificates, Mosquitto
+from tests.fakes.remembering import PASSWORD, USER, ZoneMinderServer
 from tests.fakes.session import Running
 from tests.system.gateway_process import CONFIG
 
@@ -235,6 +238,48 @@ async def test_what_is_wrong_is_found_all_at_once(
     assert levels(found, "token") == ["ok"]
 
 
+@pytest.mark.needs("mosquitto")
+async def test_recorders_that_give_no_pictures_are_asked_for_their_list(
+    premises: Premises, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And of an address that is missing, or is another's, it is said what that costs."""
+    server = ZoneMinderServer()
+    await server.start()
+    password = premises.folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o600)
+    login = f'username = "{USER}"\npassword_file = "{password}"\n'
+    sources = {
+        "good": f'family = "zoneminder"\nurl = "{server.url}"\n{login}',
+        "bare": f'family = "zoneminder"\ntopic_prefix = "zm2"\nurl = "{server.url}"\n',
+        "lost": f'family = "zoneminder"\ntopic_prefix = "zm3"\nurl = "{server.origin}"\n{login}',
+        "without": 'family = "zoneminder"\ntopic_prefix = "zm4"\n',
+        "nobody": 'family = "axis"\n',
+    }
+    config = premises.write()
+    config.write_text(config.read_text() + "".join(f"[sources.{name}]\n{text}" for name, text in sources.items()))
+    try:
+        _, found = await examine(capsys, "-c", config)
+    finally:
+        await server.stop()
+    said = {
+        name: [one["what"] for one in found[f"source {name}"] if "heard within" not in one["what"]] for name in sources
+    }
+    assert said == {
+        "good": ["tells what it remembers, so that nothing it says unheard is lost"],
+        "bare": [
+            "cannot be asked for what was missed: "
+            "the recorder wants a login: set username and password_file of its source"
+        ],
+        "lost": [
+            "cannot be asked for what was missed: "
+            "the recorder answered 404: is the url of its source that of this kind of recorder?"
+        ],
+        "without": ["no url: what it says while we are away is lost"],
+        "nobody": [],
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 @pytest.mark.parametrize(("conf", "level"), [((), "warn"), (("max_queued_messages 300",), "FAIL")])
@@ -271,6 +316,71 @@ async def test_a_broker_that_grants_too_little_is_found(
     assert code == 1
     assert "grants only QoS 0 for frigate/reviews" in " ".join(one["what"] for one in found["topics"])
     assert levels(found, "source nvr") == ["warn"]
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize(
+    ("days", "level", "words"),
+    [(25, "ok", "is good until"), (10, "warn", "is good until"), (-1, "FAIL", "certificate has expired")],
+    ids=["long", "soon", "expired"],
+)
+async def test_certificates_that_run_out_are_found(
+    premises: Premises, capsys: pytest.CaptureFixture[str], days: int, level: str, words: str
+) -> None:
+    """Of the broker, the cloud and the token endpoint, each as it shows it now."""
+    ours = Certificates.create(premises.folder / "tls")
+    cert, key = ours.issue("server", valid_from=timedelta(days=-5), valid_for=timedelta(days=5 + days, hours=1))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    (premises.folder / "secure").mkdir()
+    async with Mosquitto(premises.folder / "secure", config=[f"certfile {cert}", f"keyfile {key}"]) as broker:
+        await premises.cloud.stop()
+        await premises.cloud.start(ssl_context=context)
+        config = premises.write(broker_url=f"mqtts://127.0.0.1:{broker.port}")
+        text = config.read_text()
+        for table in ("[cloud]", "[broker]"):
+            text = text.replace(table, f'{table}\nca_file = "{ours.ca_file}"')
+        config.write_text(text)
+        code, found = await examine(capsys, "-c", config, "--mosquitto-conf", premises.conf(GOOD))
+    shown = {one["what"].split(": " if level == "FAIL" else " is ")[0]: one for one in found["certificate"]}
+    assert set(shown) == {"of the cloud", "of the token endpoint", "of the broker"}
+    for one in shown.values():
+        assert one["level"] == level and words in one["what"], one
+        assert (one["remedy"] is None) is (level == "ok")
+    if level == "FAIL":
+        assert code == 1
+        assert [levels(found, check) for check in ("broker", "cloud", "token")] == [["FAIL"]] * 3
+        assert "expired" in found["broker"][0]["what"]
+    else:
+        assert [levels(found, check) for check in ("broker", "cloud", "token")] == [["ok"]] * 3
+
+
+@pytest.mark.needs("mosquitto")
+async def test_of_each_camera_it_is_said_whether_there_are_pictures(
+    premises: Premises, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = premises.write()
+    sources = '[sources.far]\nfamily = "frigate"\ntopic_prefix = "far"\n[sources.dome]\nfamily = "axis"\n'
+    cameras = {
+        "front_door": 'source = "nvr"',
+        "barn": 'source = "far"',
+        "yard": 'source = "dome"',
+        "gate": 'source = "dome"\nsnapshots = 0',
+    }
+    tables = "".join(f'[cameras.{name}]\ncamera_id = "{name}"\n{text}\n' for name, text in cameras.items())
+    config.write_text(config.read_text().partition("[cameras.")[0] + sources + tables)
+    _, found = await examine(capsys, "-c", config, "--mosquitto-conf", premises.conf(GOOD))
+    said = {name: (one["level"], one["what"], one["remedy"]) for name in cameras for one in found[f"camera {name}"]}
+    assert said.pop("front_door")[0] == "ok"
+    assert said == {
+        "barn": ("warn", "its alarms go without pictures", "set sources.far.url"),
+        "yard": (
+            "warn",
+            "its alarms go without pictures: axis gives none",
+            "set cameras.yard.snapshots = 0 to say that it is meant so",
+        ),
+        "gate": ("ok", "its alarms go without pictures, as configured", None),
+    }
 
 
 async def test_a_wrong_configuration_is_all_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

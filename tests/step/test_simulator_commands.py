@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ import aiohttp
 import jwt
 import pytest
 
+from gateway.chekt.client import Client
+from gateway.chekt.keys import read_secrets
+from gateway.chekt.token import TokenSource
+from gateway.config import Settings
+from gateway.host.clock import SystemClock
 from gateway.simulator.broker import NoBroker, find_broker
 from gateway.simulator.children import package_environment
 from gateway.simulator.terms import public_half
-from tests.step.simulator_client import JWT_BEARER
+from gateway.sources.known import known_families
+from tests.fakes.waiting import until
+from tests.step.simulator_client import GOOD_EVENT, JWT_BEARER
 
 
 @contextlib.asynccontextmanager
@@ -51,6 +59,14 @@ def children_of(parent: int) -> list[int]:
             if path.read_text().rpartition(")")[2].split()[1] == str(parent):
                 found.append(int(path.parent.name))
     return found
+
+
+def is_alive(process: int) -> bool:
+    """Neither gone nor a zombie that nobody has asked after yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 async def introduction(process: asyncio.subprocess.Process) -> dict[str, Any]:
@@ -106,13 +122,53 @@ async def test_a_key_is_used_again_and_never_overwritten(tmp_path: Path) -> None
     assert key_file.read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--algorithm", "HS256"],
+        ["--auth", "client_secret", "--event-header", "both"],
+        ["--auth", "api_key"],
+        ["--event-header", "x-api-key"],
+    ],
+    ids=" ".join,
+)
+async def test_what_it_prints_is_all_that_a_gateway_needs(tmp_path: Path, words: list[str]) -> None:
+    """Whatever was agreed: `check` has nothing to say of [cloud], and the cloud takes an event."""
+    options = ["--secret", str(tmp_path / "secret"), "--api-key", str(tmp_path / "api-key"), *words]
+    async with command("simulator", "--port", "0", "--json", *options, TMPDIR=str(tmp_path)) as process:
+        said = await introduction(process)
+        for name in ("secret", "api-key"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        file = tmp_path / "gateway.toml"
+        file.write_text(said["configuration"])
+        loaded = Settings.load_with_warnings(file, {}, known=known_families(), now=datetime.now(UTC))
+        assert [str(warning) for warning in loaded.warnings if "cloud." in str(warning)] == []
+        secrets = read_secrets(loaded.settings.cloud)
+        async with Client(loaded.settings.cloud, version="test", api_key=secrets.api_key) as client:
+            tokens = TokenSource(loaded.settings.cloud, secrets, client.post_form, SystemClock())
+            reply = await client.post_event(json.dumps(GOOD_EVENT).encode(), GOOD_EVENT["event_id"], await tokens.get())
+            await tokens.close()
+        assert reply.status == 201, reply
+
+
+async def test_a_secret_that_is_too_short_to_sign_with_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("short")
+    options = ["--port", "0", "--algorithm", "HS256", "--secret", str(secret)]
+    async with command("simulator", *options, TMPDIR=str(tmp_path)) as process:
+        _, talk = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert b"at least 32 bytes" in talk and b"Traceback" not in talk
+
+
 async def test_a_key_that_is_none_is_said_plainly(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     path.write_text("no key")
     async with command("simulator", "--port", "0", "--public-key", str(path), TMPDIR=str(tmp_path)) as process:
         _, talk = await asyncio.wait_for(process.communicate(), 20)
         assert process.returncode == 1
-        assert b"the key cannot be used" in talk
+        assert b"the key or secret cannot be used" in talk
         assert b"Traceback" not in talk
 
 
@@ -160,3 +216,17 @@ async def test_the_demo_ends_its_children_on_a_signal(tmp_path: Path, number: si
         assert process.returncode == 0
         assert [child for child in children if Path(f"/proc/{child}").exists()] == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs("mosquitto", "setpriv")
+async def test_a_demo_that_is_killed_leaves_no_children(tmp_path: Path) -> None:
+    async with command("demo", TMPDIR=str(tmp_path)) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(50):
+            while b"at the cloud" not in await process.stdout.readline():
+                pass
+        children = children_of(process.pid)
+        assert len(children) == 2
+        process.kill()
+        await until(lambda: not any(is_alive(child) for child in children), timeout=30, what="the end of its children")

@@ -60,6 +60,7 @@ class GatewayProcess:
     folder: Path
     config: Path
     environment: dict[str, str] = field(default_factory=dict)
+    outbox_folder: Path | None = None  # where the configuration says so; else beside it
     process: asyncio.subprocess.Process | None = None
     states: list[str] = field(default_factory=list)
     _socket: socket.socket | None = None
@@ -70,7 +71,7 @@ class GatewayProcess:
 
     @property
     def outbox(self) -> Path:
-        return self.folder / "outbox.db"
+        return (self.outbox_folder or self.folder) / "outbox.db"
 
     @property
     def log(self) -> str:

@@ -33,7 +33,12 @@ async def test_an_alarm_reaches_the_cloud_with_every_field_as_documented(premise
     await until(lambda: premises.gateway.rows("SELECT 1 FROM event WHERE state = 'delivered' AND acknowledged_at > 0"))
     code, out, _ = await premises.gateway.ask("trace", request["event_id"], "--json")
     assert code == 0
-    assert json.loads(out)
+    hops = json.loads(out)["hops"]
+    words = ["received", "stored", "acknowledged", "attempt_started", "answered", "settled"]
+    assert sorted(hop["what"] for hop in hops) == sorted(words)
+    assert all(isinstance(hop["ticks"], int) and hop["at"].endswith("Z") for hop in hops)
+    assert [hop["ticks"] for hop in hops] == sorted(hop["ticks"] for hop in hops)
+    assert [hop["what"] for hop in hops if hop["what"] != "acknowledged"] == [w for w in words if w != "acknowledged"]
     assert await premises.gateway.stop() == 0
     premises.gateway.check_conservation()
 

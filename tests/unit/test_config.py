@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, Fault, Settings, config_path
+from gateway.sources.known import known_families
 from tests.fakes.configuration import GOOD, Place, spoiled
 
 
@@ -222,6 +223,20 @@ MEANING = {
         spoiled(('client_id = "c"', 'client_id = "c"\nextra_token_fields = { grant_type = "x", ok = "y" }')),
         ["gateway.toml:9: cloud.extra_token_fields.grant_type: is a field of the token request itself; leave it out"],
     ),
+    "arming on an open broker": (
+        spoiled(('username = "u"', ""), ('password_file = "password"', ""), more="[arming]\nenabled = true\n"),
+        [
+            "gateway.toml:24: arming.enabled: is refused on a broker without password, where anyone could disarm; "
+            "allowed: with broker.username and password_file, or with broker.cert_file and key_file"
+        ],
+    ),
+    "arming on a broker with a name for a password": (
+        spoiled(('password_file = "password"', ""), more="[arming]\nenabled = true\n"),
+        [
+            "gateway.toml:25: arming.enabled: is refused on a broker without password, where anyone could disarm; "
+            "allowed: with broker.username and password_file, or with broker.cert_file and key_file"
+        ],
+    ),
     "password without user": (
         spoiled(('username = "u"', "")),
         ["gateway.toml:10: broker.username: is missing; needed where password_file is set"],
@@ -385,6 +400,9 @@ def test_all_faults_are_said_at_once_those_of_form_and_those_of_meaning(place: P
     ]
 
 
+WITHOUT_PICTURES = [
+    (f'camera_id = "{name}"', f'camera_id = "{name}"\nsnapshots = 0') for name in ("id-front", "id-back")
+]
 WARNINGS = {
     "stale_after not set": (
         spoiled(('stale_after = "off"', "")),
@@ -460,6 +478,44 @@ WARNINGS = {
             "this name means this camera in every source; set it to be safe"
         ],
     ),
+    "pictures of a family that has none": (
+        spoiled(('family = "frigate"', 'family = "zoneminder"')),
+        [
+            "gateway.toml:19: sources.s.family: zoneminder gives no pictures or clips: none for front, back; "
+            "set snapshots = 0"
+        ],
+    ),
+    "nobody to ask afterwards": (
+        spoiled(
+            ('family = "frigate"', 'family = "zoneminder"'), ('url = "http://127.0.0.1:5000"', ""), *WITHOUT_PICTURES
+        ),
+        ["gateway.toml:18: sources.s.url: is not set: what it says while nobody listens is not asked for afterwards"],
+    ),
+    "an address that is of no use": (
+        spoiled(('family = "frigate"', 'family = "unifi"'), *WITHOUT_PICTURES),
+        [
+            "gateway.toml:20: sources.s.url: has no use: recorders of unifi/homebridge are not asked for anything; "
+            "leave it out"
+        ],
+    ),
+    "an address of use": (
+        spoiled(('family = "frigate"', 'family = "unifi"\ndialect = "pakerfeldt"'), *WITHOUT_PICTURES),
+        [],
+    ),
+    "a placeholder that was pasted": (
+        spoiled(('camera_id = "id-front"', 'camera_id = "ID-FROM-CHEKT-front"')),
+        [
+            "gateway.toml:22: cameras.front.camera_id: is still the placeholder of `discover`; "
+            "put the camera's id in CHeKT there"
+        ],
+    ),
+    "a placeholder of a panel": (
+        spoiled(('family = "frigate"', 'family = "frigate"\ncamera_id = "ID-FROM-CHEKT-s"')),
+        [
+            "gateway.toml:20: sources.s.camera_id: is still the placeholder of `discover`; "
+            "put the camera's id in CHeKT there"
+        ],
+    ),
     "one equipment in two dialects": (
         spoiled(
             ('camera_id = "id-front"', 'camera_id = "id-front"\nsource = "s"'),
@@ -478,6 +534,28 @@ WARNINGS = {
 def test_a_warning_does_not_make_it_wrong(place: Place, case: str) -> None:
     text, expected = WARNINGS[case]
     assert place.warnings(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("", 'dialect = "dsc"', ""),  # other panels, below other topics
+        ('topic_prefix = "a"', 'topic_prefix = "b"', ""),
+        ("", 'topic_prefix = "alarmo"', "hears the same topics"),
+        ("", 'dialect = "ha"', "hears the same topics"),
+        ('topic_prefix = "dsc"', 'dialect = "dsc"', "speaks of the same equipment"),
+    ],
+)
+def test_two_sources_that_hear_the_same_are_told_from_those_that_do_not(
+    place: Place, first: str, second: str, says: str
+) -> None:
+    text = spoiled(more=f'[sources.p]\nfamily = "panel"\n{first}\n[sources.q]\nfamily = "panel"\n{second}\n')
+    try:
+        said = [str(warning) for warning in place.load(text, known=known_families()).warnings]
+    except ConfigError as error:
+        said = [str(fault) for fault in error.faults]
+    assert [line for line in said if "sources.q" in line and says in line] if says else True
+    assert ("sources.p" in " ".join(said)) is bool(says)
 
 
 def test_two_cameras_may_have_one_name_in_two_sources(place: Place) -> None:

@@ -250,6 +250,7 @@ def test_every_key_of_the_defaults_can_be_set_for_a_camera_and_reaches_it(place:
         "clip_after": '"8s"',
         "max_open": '"9m"',
         "trouble_delay": '"11s"',
+        "silence_after": '"13m"',
         "dedupe_window": '"12h"',
     }
     assert set(others) == set(CameraDefaults.model_fields)

@@ -114,7 +114,7 @@ class Cloud(Table):
     send_details: bool = False
     """Send what the equipment said (labels, zones, score) in the event's payload. Off: the payload is {}."""
     ca_file: Name | None = None
-    """Certificates of the authorities to trust (PEM), in place of this machine's own. For a proxy that inspects TLS."""
+    """Certificates of authorities to trust (PEM), beside this machine's own. For a proxy that inspects TLS."""
     proxy: SiteUrl | None = None
     """HTTP proxy for everything that goes to the cloud. Not set: direct."""
 

@@ -97,6 +97,7 @@ async def test_the_watchdog_is_not_fed_when_a_step_hangs(
             assert systemd.fed == fed
 
 
+@pytest.mark.slow
 async def test_a_disk_that_hangs_does_not_keep_the_watchdog_waiting(tmp_path: Path) -> None:
     """Whether it is fed is decided by the steps, which stand still only if they have something to write."""
     release = threading.Event()

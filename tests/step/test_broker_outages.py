@@ -57,6 +57,7 @@ async def test_a_broker_that_comes_late_is_found(tmp_path: Path) -> None:
     assert loud[:2] == [("mqtt_connect_failed", "warning"), ("mqtt_connected", "info")]
 
 
+@pytest.mark.slow
 async def test_a_store_that_refuses_for_long_is_said_with_a_count(broker: Mosquitto) -> None:
     """Each refusal ends a connection, and the next one is soon ended as well."""
     with capture_logs() as logs:
@@ -328,6 +329,7 @@ async def test_a_stop_while_paused_says_offline_and_goodbye(broker: Mosquitto) -
 # --- crashes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("acknowledge", ["after the commit", "before the commit"])
 async def test_eight_crashes_lose_nothing_unless_acknowledged_too_early(

@@ -262,6 +262,7 @@ async def test_a_recorder_that_is_away_is_said_once_and_probed_gently(world: Wor
     assert capture.troubles == {}
 
 
+@pytest.mark.slow
 async def test_a_recorder_that_is_away_for_more_than_an_hour_costs_the_pictures(world: World) -> None:
     await world.recorder.stop()
     await world.alarm(event=True)

@@ -103,6 +103,7 @@ def test_a_duration_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert "duration" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 async def test_it_hears_a_real_broker(tmp_path: Path) -> None:
     (tmp_path / "broker").mkdir()

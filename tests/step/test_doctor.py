@@ -318,6 +318,7 @@ async def test_a_broker_that_grants_too_little_is_found(
     assert levels(found, "source nvr") == ["warn"]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 @pytest.mark.parametrize(
     ("days", "level", "words"),

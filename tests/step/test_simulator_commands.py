@@ -152,6 +152,7 @@ async def test_what_it_prints_is_all_that_a_gateway_needs(tmp_path: Path, words:
         assert reply.status == 201, reply
 
 
+@pytest.mark.slow
 async def test_a_secret_that_is_too_short_to_sign_with_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("short")

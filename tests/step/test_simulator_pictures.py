@@ -88,6 +88,7 @@ def test_pictures_say_whose_they_are() -> None:
     assert pictures.scene_of("any other camera") in pictures.SCENES
 
 
+@pytest.mark.slow
 @pytest.mark.needs("ffprobe")
 @pytest.mark.parametrize("seconds", [0.2, 31.4])
 def test_ffprobe_agrees(tmp_path: Path, seconds: float) -> None:

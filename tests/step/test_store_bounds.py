@@ -55,6 +55,7 @@ async def test_weeks_of_traffic_leave_a_file_as_long_as_what_is_kept(tmp_path: P
         assert outbox.look("PRAGMA integrity_check") == ["ok"]
 
 
+@pytest.mark.slow
 async def test_a_burst_does_not_leave_a_long_journal(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         longest = 0

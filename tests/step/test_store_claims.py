@@ -168,6 +168,7 @@ async def test_a_flood_keeps_the_order_of_the_others(tmp_path: Path) -> None:
         assert await outbox.claim(20, busy_lanes={"L/y", "L/c", "L/z", "L/b", "L/a"}) == ["wet0"]
 
 
+@pytest.mark.slow
 async def test_what_becomes_due_is_found_whatever_else_waits(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         await outbox.add(*(outbox.alarm(f"e{n}", f"c{n}") for n in range(600)))

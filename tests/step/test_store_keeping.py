@@ -288,6 +288,7 @@ async def test_of_unmapped_events_the_newest_are_kept(tmp_path: Path) -> None:
         assert_conserved(await outbox.store.counters())
 
 
+@pytest.mark.slow
 async def test_space_is_given_back(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         events = tuple(outbox.alarm(f"e{n}", state="folded", details={"text": "x" * 2_000}) for n in range(2_000))

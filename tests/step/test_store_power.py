@@ -22,6 +22,7 @@ def test_what_was_promised_survives_the_cut(tmp_path: Path, kind: str, life: int
     assert not broken, f"again: POWER_SEED={broken[0][0]} scripts/test tests/faults/test_power_cut.py -k {kind}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["normal", "early"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_disk_is_no_friend(tmp_path: Path, kind: str, mode: str) -> None:

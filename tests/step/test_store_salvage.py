@@ -97,6 +97,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 @pytest.mark.parametrize("seed", range(2))
 async def test_what_can_be_read_of_a_damaged_file_goes_on(tmp_path: Path, name: str, seed: int) -> None:
@@ -140,6 +141,7 @@ async def test_what_the_disk_cannot_read_any_more_is_a_hole(
     assert "2 pages of it cannot be read from the disk any more" in said
 
 
+@pytest.mark.slow
 async def test_a_file_that_cannot_be_read_at_all_is_given_up_in_large_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

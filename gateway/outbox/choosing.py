@@ -182,7 +182,10 @@ def _next(stream: Iterator[Candidate], taken: Collection[str]) -> Candidate | No
 
 
 def _arming_rule(transaction: Transaction) -> Callable[[Candidate], bool]:
-    """Where the arming of a site is on its way: who has to wait for whom."""
+    """Where the arming of a site is on its way: who has to wait for whom.
+
+    Earlier is the same for all: by time, then by receipt. Else several of one millisecond could wait for each other.
+    """
     rows = transaction.db.execute(ARMING).fetchall()
     if not rows:
         return lambda candidate: False
@@ -194,8 +197,10 @@ def _arming_rule(transaction: Transaction) -> Callable[[Candidate], bool]:
             return False
         if candidate.event_type == EventType.ALARM:
             return age < ALARM_WAITS_MS and any(
-                location == candidate.location_id and status == EventStatus.ACTIVE and at <= candidate.event_at
-                for _, location, status, at, _ in rows
+                location == candidate.location_id
+                and status == EventStatus.ACTIVE
+                and (at, seq) < (candidate.event_at, candidate.seq)
+                for seq, location, status, at, _ in rows
             )
         if age >= DISARM_WAITS_MS:
             return False

@@ -236,6 +236,17 @@ async def test_what_came_in_one_moment_goes_in_the_order_in_which_it_came(tmp_pa
         assert [await outbox.settle_all(10) for _ in range(3)] == [["armed"], ["burglar"], ["disarmed"]]
 
 
+async def test_two_panels_of_a_site_within_one_millisecond_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """The alarm for the `armed`, that for the `disarmed` before it, and that one for the alarm: for half a minute."""
+    async with open_outbox(tmp_path / "outbox.db") as outbox:
+        await outbox.add(
+            outbox.alarm("alarm", "shed"),
+            outbox.alarm("shed disarmed", **DISARMED),
+            outbox.alarm("house armed", **ARMED),
+        )
+        assert await in_turn(outbox, 10) == ["alarm", "shed disarmed", "house armed"]
+
+
 async def test_arming_keeps_its_order_within_a_site(tmp_path: Path) -> None:
     async with open_outbox(tmp_path / "outbox.db") as outbox:
         now = outbox.clock.wall

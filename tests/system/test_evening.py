@@ -31,17 +31,17 @@ def check_order(premises: Premises) -> None:
         if event_id in arrived:
             assert arrived[follows] < arrived[event_id], event_id
     query = (
-        "SELECT event_id, event_at, received_at FROM event "
+        "SELECT event_id, event_at, received_at, seq FROM event "
         "WHERE state = 'delivered' AND event_type = ? AND event_status = ?"
     )
     alarms = premises.gateway.rows(query, "alarm", "active")
-    for armed, at, received_at in premises.gateway.rows(query, "arming", "active"):
-        for alarm, alarm_at, alarm_received_at in alarms:
-            if at <= alarm_at and received_at <= alarm_received_at:
+    for armed, at, received_at, seq in premises.gateway.rows(query, "arming", "active"):
+        for alarm, alarm_at, alarm_received_at, alarm_seq in alarms:
+            if (at, seq) < (alarm_at, alarm_seq) and received_at <= alarm_received_at:
                 assert arrived[armed] < arrived[alarm], f"{alarm} came before the site was armed"
-    for disarmed, at, received_at in premises.gateway.rows(query, "arming", "inactive"):
-        for alarm, alarm_at, alarm_received_at in alarms:
-            if alarm_at < at and alarm_received_at <= received_at:
+    for disarmed, at, received_at, seq in premises.gateway.rows(query, "arming", "inactive"):
+        for alarm, alarm_at, alarm_received_at, alarm_seq in alarms:
+            if (alarm_at, alarm_seq) < (at, seq) and alarm_received_at <= received_at:
                 assert arrived[alarm] < arrived[disarmed], f"{alarm} came after the site was disarmed"
 
 

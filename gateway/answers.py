@@ -43,7 +43,7 @@ def status(parts: Parts) -> dict[str, Any]:
         "cloud": {
             "reachable": gate.reachable,
             "token_expires_at": parts.tokens.expires_at,
-            "last_error": parts.tokens.last_error,
+            "last_error": parts.tokens.last_error or gate.last_error,
             "clock_offset_ms": parts.tokens.clock_offset_ms,
         },
         "conditions": conditions,

@@ -231,7 +231,7 @@ class CatchUp:
             if not self._is_heard(table):
                 self._open(table)
             gap = self._gaps.get(table)
-            await self._pause(table, self._timing.look if gap is None else await self._ask(table, gap))
+            await self._rest(table, self._timing.look if gap is None else await self._ask(table, gap))
 
     async def _ask(self, table: str, gap: _Gap) -> float:
         """One round. Returns the seconds until the next one."""
@@ -293,11 +293,21 @@ class CatchUp:
         wait = half_jitter_ms(gap.failures, round(timing.retry_first * 1000), round(most * 1000), self._jitter())
         return wait / 1000
 
-    async def _pause(self, table: str, seconds: float) -> None:
+    async def _rest(self, table: str, seconds: float) -> None:
+        """Shorter if nothing can be heard any more meanwhile: from then on alarms come by asking only."""
+        heard = self._is_heard(table)
+        while seconds > 0 and not await self._pause(table, min(seconds, self._timing.look)):
+            seconds -= self._timing.look
+            if heard and not self._is_heard(table):
+                return
+
+    async def _pause(self, table: str, seconds: float) -> bool:
+        """Whether somebody rang."""
         bell = self._bells[table]
         try:
             async with asyncio.timeout(seconds):
                 await bell.wait()
         except TimeoutError:
-            return
+            return False
         bell.clear()
+        return True

@@ -275,7 +275,8 @@ class Delivery:
             case EventState.DISCARDED:
                 log.info("event_discarded", reason=step.reason, **facts)
             case EventState.DEAD:
-                log.error("event_dead", reason=step.reason, **facts)
+                remedy = "see `chekt-gateway trace`, then `chekt-gateway retry`, each with its event_id"
+                log.error("event_dead", reason=step.reason, remedy=remedy, **facts)
             case _:
                 # Said at WARNING once for an outage by the gate; each row's own deferral is detail.
                 log.debug("event_deferred", reason=step.reason, next_in_ms=step.next_in_ms, **facts)

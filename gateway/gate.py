@@ -96,6 +96,7 @@ class Gate:
         self._heard = False  # the cloud itself has answered, in this life
         self._failures = 0
         self._failing_since: int | None = None
+        self._failing_why = ""
         self._retry_at = ticks  # while the cloud fails: when the backlog may try again
         self._unreachable_said = False
         self._path_broken = False
@@ -233,7 +234,8 @@ class Gate:
                 "filter in this network, and at cloud.url",
             )
         if self._failures >= FAILING:
-            say("degraded", "the cloud does not answer, alarms wait; check the line to the internet and its firewall")
+            sentence = f"the cloud does not answer ({self._failing_why}), alarms wait"
+            say("degraded", f"{sentence}; check the line to the internet, its firewall, and the addresses in [cloud]")
         if self._pace.learned is not None:
             say(
                 "degraded",
@@ -242,6 +244,11 @@ class Gate:
             )
         found += self._discards.conditions()
         return tuple(found)
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the cloud cannot be reached, while it cannot."""
+        return self._failing_why if self.reachable is False else None
 
     @property
     def reachable(self) -> bool | None:
@@ -270,7 +277,9 @@ class Gate:
         if self._pause_why is None:
             self._pause_count = 0
             self.pauses.begin(ticks)
-            said.append(Notice("cloud_paused", "error", {"why": answer.text, "http_status": answer.http_status}))
+            remedy = "compare client_id, key_id and the key in [cloud] with the registration; nothing is lost"
+            fields = {"why": answer.text, "http_status": answer.http_status, "remedy": remedy}
+            said.append(Notice("cloud_paused", "error", fields))
         elif ticks < self._pause_until:
             return  # answers to requests that were on their way when the pause began
         wait = min(LONGEST_WAIT_MS, FIRST_PAUSE_MS << min(self._pause_count, 10))
@@ -295,6 +304,8 @@ class Gate:
         self._deferred = True
         self._pace.throttled(answer.rate, ticks)
         wait = answer.retry_after_ms
+        if wait is None and answer.rate is not None and not answer.rate.remaining:
+            wait = answer.rate.reset_in_ms or None
         if wait is None:
             wait = half_jitter_ms(self._throttled, max(self.policy.retry_first_ms, 1_000), 60_000, jitter)
         self._not_before = max(self._not_before, ticks + min(wait, LONGEST_WAIT_MS))
@@ -313,6 +324,7 @@ class Gate:
 
     def _failed(self, answer: Answer, ticks: int, jitter: float, said: list[Notice]) -> None:
         self._failures += 1
+        self._failing_why = answer.text or f"{answer.verdict.replace('_', ' ')} {answer.http_status or ''}".strip()
         self._deferred = True
         if self._failures >= FAILING:
             # Each event has its own back-off, but ten thousand of them would still ask all the time: the backlog asks

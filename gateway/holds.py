@@ -28,6 +28,7 @@ class _Hold:
     lanes: set[str]
     probe_at: int
     why: str
+    not_before: int  # ticks from which on its lanes may ask at all
     probe: str | None = None  # the event that asks just now
     asked: dict[str, int] = field(default_factory=dict)  # lane -> ticks at which it asked last
 
@@ -82,7 +83,7 @@ class Holds:
 
     def try_now(self, ticks: int) -> None:
         for hold in self._holds.values():
-            hold.probe_at = min(hold.probe_at, ticks)
+            hold.probe_at, hold.not_before = min(hold.probe_at, ticks), min(hold.not_before, ticks)
             hold.asked.clear()
 
     def proves_refusal(self, event: Event) -> bool:
@@ -106,9 +107,11 @@ class Holds:
                 continue
             said.append(Notice("scope_released", "info", {"scope": scope}))
             if scope == event.location_id:
-                # It was not the whole site: each of the other cameras goes on waiting for itself.
+                # It was not the whole site, or is no longer: each of the others asks for itself, a minute after it
+                # asked last, not after the one that was accepted.
                 for lane in hold.lanes - {event.lane}:
-                    self._holds[lane] = _Hold({lane}, hold.probe_at, hold.why)
+                    probe_at = max(hold.not_before, hold.asked.get(lane, 0) + PROBE_MS)
+                    self._holds[lane] = _Hold({lane}, probe_at, hold.why, hold.not_before)
         return said
 
     def refused(self, event: Event, answer: Answer, ticks: int, last_accepted: int | None) -> list[Notice]:
@@ -125,7 +128,9 @@ class Holds:
         if len(self._refused) < ALL_REFUSED:
             return []
         self._hold(EVERYTHING, set(self._refused.values()), answer, ticks)
-        return [Notice("everything_refused", "error", {"why": answer.text, "http_status": answer.http_status})]
+        remedy = "nothing is lost, it is asked again each minute; send this journal to CHeKT or to us"
+        fields = {"why": answer.text, "http_status": answer.http_status, "remedy": remedy}
+        return [Notice("everything_refused", "error", fields)]
 
     def unknown(self, event: Event, answer: Answer, ticks: int) -> list[Notice]:
         """403 or 404."""
@@ -140,7 +145,8 @@ class Holds:
                     self._holds.pop(lane, None)
         known = scope in self._holds
         self._hold(scope, lanes, answer, ticks)
-        fields = {"scope": scope, "why": answer.text, "http_status": answer.http_status}
+        remedy = "compare its id with CHeKT's, or have it registered there; what waits then goes by itself"
+        fields = {"scope": scope, "why": answer.text, "http_status": answer.http_status, "remedy": remedy}
         return [] if known else [Notice("scope_held", "error", fields)]
 
     def conditions(self) -> list[Condition]:
@@ -159,7 +165,9 @@ class Holds:
         wait = max(PROBE_MS, min(answer.retry_after_ms or 0, LONGEST_WAIT_MS))
         hold = self._holds.get(scope)
         if hold is None:
-            self._holds[scope] = _Hold(lanes, ticks + wait, answer.text or str(answer.verdict))
-        else:
-            hold.lanes |= lanes
-            hold.probe_at = max(hold.probe_at, ticks + wait) if answer.retry_after_ms else hold.probe_at
+            self._holds[scope] = _Hold(lanes, ticks + wait, answer.text or str(answer.verdict), ticks + wait)
+            return
+        hold.lanes |= lanes
+        if answer.retry_after_ms:
+            hold.not_before = max(hold.not_before, ticks + wait)
+            hold.probe_at = max(hold.probe_at, hold.not_before)

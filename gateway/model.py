@@ -213,6 +213,7 @@ class Event:
     faults: int  # exceptions of our own
     first_fault_ticks: int | None
     reason: str | None
+    signal_anyway: bool = False  # a person wants the station to be signalled however late it is
 
     @property
     def lane(self) -> str:

@@ -261,7 +261,9 @@ def _words(error: Exception) -> str:
         case aiohttp.ClientConnectorDNSError():
             text = f"the name {error.host} cannot be resolved"
         case aiohttp.ClientConnectorCertificateError():
-            text = f"the certificate of {error.host} is not accepted: {error.certificate_error}"
+            fault = error.certificate_error
+            why = fault.verify_message if isinstance(fault, ssl.SSLCertVerificationError) else str(fault)
+            text = f"the certificate of {error.host} is not accepted: {why}"
         case aiohttp.ClientConnectorSSLError():
             text = f"TLS with {error.host} failed: {error.os_error}"
         case aiohttp.ClientProxyConnectionError():
@@ -269,13 +271,19 @@ def _words(error: Exception) -> str:
         case aiohttp.ClientHttpProxyError():
             text = f"the proxy refused: {error.status} {error.message}"
         case aiohttp.ClientConnectorError():
-            text = f"no connection to {error.host}: {error.os_error}"
+            # A connection that is closed while TLS is agreed upon comes without words.
+            text = f"no connection to {error.host}: {str(error.os_error) or 'it was closed while it was being made'}"
         case aiohttp.ServerDisconnectedError():
             text = "the connection was closed before the answer"
         case aiohttp.ClientPayloadError():
             text = "the answer was cut off"
+        case aiohttp.ClientResponseError():
+            # aiohttp gives it a status 400 of its own, which nobody answered.
+            text = f"an answer that is not HTTP: {error.message.partition(chr(10))[0].rstrip(':')}"
         case aiohttp.InvalidURL():
             text = "an address that cannot be called"
+        case OSError():
+            text = f"the connection broke: {error.strerror or type(error).__name__}"
         case _:
             text = f"{type(error).__name__}: {error}"
     return excerpt(text)

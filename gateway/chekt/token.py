@@ -278,6 +278,8 @@ def read_token_answer(reply: Reply, *, wall: int) -> tuple[str, int] | TokenErro
         except (ValueError, RecursionError):
             document = None
     own_error, text = error_text(document)
+    if 300 <= reply.status < 400:
+        text = excerpt("redirected to " + reply.headers.get("location", "nowhere"))
     text = f"{reply.status}: {text or excerpt(reply.error or reply.body.decode('utf-8', 'replace'))}"
     if 200 <= reply.status < 300:
         token = document.get("access_token") if isinstance(document, dict) else None

@@ -63,7 +63,7 @@ def compose(event: Event, media: Sequence[MediaOnDisk], *, sent_at: int, ticks: 
     age = max(sent_at - event.event_at, waited)
     if event.age_unknown_ms is not None:
         age = max(age, waited + event.age_unknown_ms)
-    stale = options.stale_after_ms is not None and age > options.stale_after_ms
+    stale = options.stale_after_ms is not None and age > options.stale_after_ms and not event.signal_anyway
     signal = event.signal and not options.never_signal and not stale
 
     # CHeKT Event API v0.8, "Request Body Parameters": the order of the table.

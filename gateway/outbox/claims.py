@@ -66,7 +66,7 @@ def take(transaction: Transaction, seqs: Sequence[int], compose: Compose) -> lis
     updates: list[Row] = []
     for seq in seqs:
         row = rows[seq]
-        event = event_of((*row[:2], EventState.SENDING, *row[3:20], row[20] + 1, *row[21:27]))
+        event = event_of((*row[:2], EventState.SENDING, *row[3:20], row[20] + 1, *row[21:28]))
         body, key, sent_at, signalled = row[-4:]
         first_use = body is None
         if first_use:

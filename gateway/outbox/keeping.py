@@ -188,7 +188,8 @@ def _revive(transaction: Transaction, revival: Revival) -> Revived:
             signal = 0
         if not signal:
             silent.append(event_id)
-        _bring_back(transaction, seq, state, (camera, camera_id, recorder_id, int(signal)), bool(unclear), follows)
+        resolved = camera, camera_id, recorder_id, int(revival.signal is True), int(signal)
+        _bring_back(transaction, seq, state, resolved, bool(unclear), follows)
         revived.append(event_id)
     unknown = [event_id for event_id in dict.fromkeys(revival.event_ids) if event_id not in rows]
     return Revived(tuple(revived), tuple(silent), tuple(unchanged), tuple(unmapped), tuple(unknown), refused)
@@ -207,7 +208,7 @@ def _bring_back(
         f"UPDATE event SET state = 'pending', ready = ?, next_at = ?, {anew}waits_since_ticks = ?, refusals = 0, "
         "first_refused_ticks = NULL, faults = 0, first_fault_ticks = NULL, looked_at = NULL, camera "
         "= ?, camera_id = ?, "
-        "recorder_id = ?, signal = ?, reason = 'revived by a person' WHERE seq = ? AND state = ?",
+        "recorder_id = ?, signal_anyway = ?, signal = ?, reason = 'revived by a person' WHERE seq = ? AND state = ?",
         (int(not waits), NEVER if waits else transaction.ticks, transaction.ticks, *resolved, seq, state),
     ).rowcount
     if changed != 1:

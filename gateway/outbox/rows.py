@@ -20,7 +20,7 @@ EVENT_COLUMNS: Final = (
     "event.source_camera, event.location_id, event.recorder_id, event.camera_id, event.signal, event.event_at, "
     "event.received_at, event.received_ticks, event.source_id, event.kind, event.follows, event.age_unknown_ms, "
     "event.details, event.attempts, event.unclear, event.refusals, event.first_refused_ticks, event.faults, "
-    "event.first_fault_ticks, event.reason"
+    "event.first_fault_ticks, event.reason, event.signal_anyway"
 )
 
 # In the order of the fields of Media; from media JOIN event.
@@ -98,9 +98,9 @@ def _plain(value: Any) -> Any:
 
 
 def event_of(row: Row) -> Event:
-    values = list(row[:27])
+    values = list(row[:28])
     values[3], values[4] = EventType(values[3]), EventStatus(values[4])
-    values[11], values[19] = bool(values[11]), json.loads(values[19])
+    values[11], values[19], values[27] = bool(values[11]), json.loads(values[19]), bool(values[27])
     return Event(*values)
 
 

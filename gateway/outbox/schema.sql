@@ -63,6 +63,7 @@ CREATE TABLE event (
     stored_ticks        INTEGER NOT NULL,      -- when it was written here, on our own clock
     acknowledged_ticks  INTEGER,               -- when the broker was told, on our own clock
     away_since_at       INTEGER,               -- when an earlier process heard its last message: from there age_unknown_ms counts; NULL: it was measured by our own clock
+    signal_anyway       INTEGER NOT NULL DEFAULT 0, -- 1: a person wants the station to be signalled however late it is
     CHECK (length(event_id) BETWEEN 1 AND 64),
     CHECK (state IN ('pending', 'sending', 'delivered', 'discarded', 'dead', 'folded', 'unmapped', 'unreadable')),
     CHECK (event_type IN ('alarm', 'trouble', 'arming')),

@@ -233,6 +233,17 @@ async def test_the_recorder_is_asked_while_the_broker_is_away_and_once_more_when
     assert world.missed == ["r0", "r0"]
 
 
+async def test_a_broker_that_goes_away_between_two_rounds_is_noticed_at_once() -> None:
+    world = World()
+    async with world.running(Timing(look=0.01, away=0.02, again=600)):
+        await until(lambda: world.recorder.asked, what="the first round")
+        rounds = len(world.recorder.asked)
+        world.recorder.add()
+        world.session.hears = False
+        await until(lambda: world.missed == ["r0"], what="an alarm while nothing can be heard")
+        assert len(world.recorder.asked) > rounds
+
+
 async def test_a_recorder_that_went_away_is_asked_when_it_is_back() -> None:
     """`available` is its last will. What was heard before that is where the gap begins."""
     world = World()

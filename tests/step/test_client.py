@@ -187,7 +187,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_before_a_byte_is
         reply = await post(server)
         assert (reply.status, reply.written) == (None, False)
         assert reply.error is not None
-        assert reply.error.startswith("the certificate of 127.0.0.1 is not accepted")
+        assert reply.error == "the certificate of 127.0.0.1 is not accepted: self-signed certificate"
         assert server.requests == []
         trusted = await post(server, ca_file=str(ca))
         assert (trusted.status, trusted.written) == (200, True)
@@ -198,6 +198,22 @@ async def test_a_certificate_of_another_host_is_refused(tmp_path: Path) -> None:
     async with RawServer(tls=context) as server:
         reply = await post(server, ca_file=str(ca))
     assert (reply.status, reply.written, server.requests) == (None, False, [])
+
+
+async def test_a_connection_that_is_closed_while_tls_is_agreed_upon_says_so() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        await reader.read(4096)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, a_client(url) as client:
+        reply = await client.post_event(b"{}", "e", "t")
+    assert reply.written is False
+    assert reply.error is not None
+    assert reply.error.startswith("no connection to 127.0.0.1: ")
+    assert len(reply.error) > len("no connection to 127.0.0.1: ")
 
 
 async def test_old_tls_is_refused(tmp_path: Path) -> None:
@@ -319,6 +335,7 @@ async def test_garbage_is_no_answer_and_may_have_taken_the_event() -> None:
         reply = await post(server)
     assert (reply.status, reply.written) == (None, True)
     assert reply.error
+    assert reply.error.startswith("an answer that is not HTTP")  # not aiohttp's "400", which nobody answered
 
 
 async def test_a_proxy_is_used_and_its_failure_wrote_nothing() -> None:

@@ -187,7 +187,9 @@ async def test_an_old_alarm_sends_nobody_out_by_itself(
         outbox.clock.advance(age_seconds)
         revived = await outbox.store.revive(["a"], signal=signal)
         assert revived.silent == (() if signals else ("a",))
-        assert (await outbox.claim_one()).event.signal is signals
+        event = (await outbox.claim_one()).event
+        assert event.signal is signals
+        assert event.signal_anyway is (signal is True)
 
 
 async def test_only_the_dead_and_the_unmapped_come_back(tmp_path: Path) -> None:

@@ -344,6 +344,13 @@ async def test_what_the_endpoint_says_decides_whether_a_person_must_act(reply: R
     assert source.last_error == error.value.text
 
 
+def test_a_redirection_of_the_endpoint_says_where_to() -> None:
+    reply = Reply(302, {"location": "http://portal.example/login?session=x"}, b"", complete=True, written=True)
+    error = read_token_answer(reply, wall=0)
+    assert isinstance(error, TokenUnreachable)
+    assert error.text == "302: redirected to http://portal.example/login?…"
+
+
 def test_a_success_of_the_endpoint_is_a_token_and_its_life() -> None:
     assert read_token_answer(granted("x", expires_in=7), wall=0) == ("x", 7_000)
 

@@ -128,6 +128,26 @@ def test_a_proxys_page_does_not_prove_that_the_credentials_are_good() -> None:
     assert sender.critical()
 
 
+def test_why_the_cloud_is_away_is_told() -> None:
+    sender = Sender()
+    for _ in range(FAILING):
+        assert sender.gate.last_error is None
+        sender.send(NO_NETWORK)
+    assert sender.gate.last_error == "no connection"
+    [condition] = sender.gate.conditions()
+    assert "(no connection)" in condition.sentence
+    sender.send(ACCEPTED)
+    assert sender.gate.last_error is None
+
+
+@pytest.mark.parametrize("answers", [(UNAUTHORISED,), (UNKNOWN,), (REFUSED, REFUSED, REFUSED)])
+def test_what_a_person_must_mend_is_said_with_what_to_do(answers: tuple[Answer, ...]) -> None:
+    sender = Sender()
+    notices = [notice for answer in answers for notice in sender.send(answer).notices]
+    assert [notice.level for notice in notices] == ["error"]
+    assert notices[0].fields["remedy"]
+
+
 # Cameras and sites
 
 
@@ -185,6 +205,42 @@ def test_an_accepted_camera_ends_the_hold_of_its_site_but_not_that_of_its_neighb
     sender.send(ACCEPTED, "c1")
     assert sender.held() == frozenset()  # c2 may ask now, for itself
     assert sender.limit() == 8
+
+
+def test_a_site_that_is_taken_again_does_not_wait_another_minute() -> None:
+    sender = Sender()
+    sender.send(FORBIDDEN, "c1")
+    sender.send(FORBIDDEN, "c2")
+    sender.later(MINUTE)
+    outcome = sender.send(ACCEPTED, "c1")
+    assert outcome.wake
+    assert sender.held() == frozenset()  # c2 asks now, for itself
+    sender.send(FORBIDDEN, "c2")
+    assert sender.held() == {"L/c2"}
+
+
+def test_a_camera_that_has_just_asked_waits_its_minute_when_its_site_is_taken_again() -> None:
+    sender = Sender()
+    sender.send(FORBIDDEN, "c1")
+    sender.send(FORBIDDEN, "c2")
+    sender.later(MINUTE)
+    sender.send(FORBIDDEN, "c1")
+    sender.later(MINUTE // 2)
+    sender.send(ACCEPTED, "c3")
+    assert sender.held() == {"L/c1"}
+    sender.later(MINUTE // 2)
+    assert sender.held() == frozenset()
+
+
+def test_a_held_site_that_shall_wait_longer_does_so_camera_by_camera() -> None:
+    sender = Sender()
+    for camera in ("c1", "c2"):
+        sender.send(Answer(Verdict.FORBIDDEN, http_status=403, own_error=True, retry_after_ms=10 * MINUTE), camera)
+    sender.send(ACCEPTED, "c3")
+    sender.later(10 * MINUTE - 1)
+    assert sender.held() == {"L/c1", "L/c2"}
+    sender.later(1)
+    assert sender.held() == frozenset()
 
 
 def test_the_hold_of_one_site_leaves_the_others_alone() -> None:
@@ -404,6 +460,14 @@ def test_a_429_stops_the_whole_sender_for_as_long_as_it_says() -> None:
     assert (allowance.limit, allowance.next_change) == (0, sender.ticks + 7_000)
     sender.later(7_000)
     assert sender.limit() >= 1
+
+
+def test_a_429_that_only_tells_when_there_is_more_waits_until_then() -> None:
+    sender = Sender()
+    rate = Rate(limit=60, remaining=0, reset_in_ms=8_000)
+    sender.send(Answer(Verdict.THROTTLED, http_status=429, rate=rate))
+    allowance = sender.gate.allowance(sender.ticks)
+    assert (allowance.limit, allowance.next_change) == (0, sender.ticks + 8_000)
 
 
 def test_a_429_without_a_word_waits_too_and_longer_each_time() -> None:

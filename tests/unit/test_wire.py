@@ -127,6 +127,8 @@ def test_snapshots_keep_their_numbers_where_an_earlier_one_is_missing() -> None:
         (Options(stale_after_ms=60_000), {"age_unknown_ms": 57_000}, True),
         (Options(stale_after_ms=60_000), {"age_unknown_ms": 57_001}, False),
         (Options(stale_after_ms=None), {"event_at": 0}, True),
+        (Options(stale_after_ms=60_000), {"event_at": 0, "signal_anyway": True}, True),  # `retry --signal`
+        (Options(never_signal=True), {"signal_anyway": True}, False),
     ],
 )
 def test_the_station_is_signalled_unless_somebody_decided_otherwise(

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gateway import config
+from gateway.host.collector import spare_the_loop
 from gateway.model import Message
 from gateway.sources import conditions
 from gateway.sources.decode import decode_json
@@ -100,6 +101,7 @@ def costs() -> list[Cost]:
     sources = compile_sources(settings).values()
     about = OfTopic(lambda topic: [source for source in sources if source.covers(topic)])
     plans = Plans(settings)
+    spare_the_loop()  # as the gateway does when it has started
 
     def decide(messages: Sequence[Message]) -> None:
         memory = Memory()

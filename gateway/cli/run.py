@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Iterable
@@ -85,8 +84,9 @@ def _tell(faults: Iterable[Fault]) -> None:
 
 async def _serve(settings: Any) -> None:
     from gateway.build import open_app
+    from gateway.host.collector import spare_the_loop
     from gateway.host.systemd import Systemd
 
     async with open_app(settings, version=metadata.version("chekt-gateway"), systemd=Systemd()) as app:
-        gc.freeze()  # what is there by now stays; looked through again and again, it would hold up alarms for 10 ms
+        spare_the_loop()
         await app.run()

@@ -173,8 +173,8 @@ def coalesce(*values: Any) -> Any:
 
 
 def overlaps(left: Any, right: Any) -> bool:
-    """True if the two lists of names have one in common."""
-    return not set(texts(left, 1000)).isdisjoint(texts(right, 1000))
+    """True if the two lists of names have one in common, in whatever capitals: people write `Person` in a setting."""
+    return not {name.lower() for name in texts(left, 1000)}.isdisjoint(name.lower() for name in texts(right, 1000))
 
 
 def plain(value: Any) -> Any:
@@ -184,7 +184,11 @@ def plain(value: Any) -> Any:
     if type(value) is list:
         if len(value) > MAX_WORDS:
             value = value[:MAX_WORDS]
-        return [said for e in value if type(e) is not list and (said := plain(e)) is not None]
+        return [
+            said
+            for e in value
+            if (said := text(e) if type(e) is str else None if type(e) is list else plain(e)) is not None
+        ]
     if type(value) is Decimal:
         return float(value) if abs(value) < _LARGEST else None
     if type(value) is int:

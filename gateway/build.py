@@ -176,6 +176,7 @@ async def open_app(settings: Settings, *, version: str, systemd: Systemd) -> Asy
                     find_plan=plans.find,
                     location_id=settings.site.location_id,
                 ),
+                tables=frozenset(settings.cameras),
             ),
             backlog=backlog,
             on_stored=on_stored,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -74,15 +74,17 @@ class Decider:
         backlog: BacklogJudge,
         clock: Clock,
         silence: Silence | None = None,
+        tables: Collection[str] = (),
     ) -> None:
         """`find_plan(source, camera)` gives what is configured for the equipment's camera name; None: unknown.
-        `silence`: of which cameras; None: of none."""
+        `silence`: of which cameras; None: of none. `tables`: of the configured cameras, whose names are taken."""
         self.memory = Memory()
         self.unacknowledged: Counter[bytes] = Counter()
         """Digests of messages that are safe, but of which the broker may not know it: it sends them again."""
         self._sources = OfTopic(lambda topic: [source for source in sources if source.covers(topic)])
         self._find_plan = find_plan
         self._location_id = location_id
+        self._tables = tables
         self._backlog = backlog
         self._clock = clock
         self._silence = silence or Silence((), (), find_plan=find_plan, location_id=location_id)
@@ -234,7 +236,13 @@ class Decider:
             reading = reading._replace(make_details=lambda: {**said.details, "caught_up": True})
         at_most = None if waited is None else waited.at_most_ms
         decision = conditions.decide(
-            reading, message, plan, self.memory, location_id=self._location_id, waited_ms=at_most
+            reading,
+            message,
+            plan,
+            self.memory,
+            location_id=self._location_id,
+            waited_ms=at_most,
+            tables=self._tables,
         )
         self._remember(decision.memory, group)
         for event in decision.events:

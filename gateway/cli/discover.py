@@ -13,9 +13,7 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 15.0
 SHOWN_UNKNOWN: Final = 12  # first levels of topics
 MAX_MESSAGE: Final = 256 << 10  # pictures of 4 MB need not be taken in
-_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -133,7 +130,7 @@ def propose(recogniser: Recogniser, settings: Settings) -> Iterator[dict[str, An
         table = _configured(found, dialect, settings)
         is_new = table is None
         if table is None:
-            table = _free(_named(found, dialect, family.facts.dialect), taken)
+            table = _take(_named(found, dialect, family.facts.dialect), taken)
         ignored = () if is_new else settings.sources[table].ignore
         new = [
             camera
@@ -153,7 +150,7 @@ def propose(recogniser: Recogniser, settings: Settings) -> Iterator[dict[str, An
                 lines.append("# CHeKT is told of arming and disarming where [arming] says enabled = true")
             lines.append("")
         for camera in new:
-            name = _free(camera, taken, otherwise=f"{table}_{camera}")
+            name = _take(camera, taken, otherwise=f"{table}_{camera}")
             lines += [f"[cameras.{name}]", _placeholder(name, "the camera's id in CHeKT")]
             lines += [f"name = {_quoted(camera)}"] if name != camera else []
             lines += [f"source = {_quoted(table)}", ""]
@@ -222,21 +219,13 @@ def _named(found: Found, dialect: str, default: str | None) -> str:
     return found.family if dialect in ("", default) else f"{found.family}_{dialect}"
 
 
-def _free(name: str, taken: set[str], otherwise: str | None = None) -> str:
+def _take(name: str, taken: set[str], otherwise: str | None = None) -> str:
     """A table's name that nobody has yet."""
-    if otherwise is not None and _plain(name) in taken:
-        name = otherwise
-    plain = _plain(name)
-    free, number = plain, 2
-    while free in taken:
-        free, number = f"{plain}_{number}", number + 1
+    from gateway.sources.table_names import free_table
+
+    free = free_table(name, taken, otherwise=otherwise)
     taken.add(free)
     return free
-
-
-def _plain(name: str) -> str:
-    letters = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
-    return _NOT_IN_A_NAME.sub("_", "".join(c for c in letters if not unicodedata.combining(c))).strip("_") or "camera"
 
 
 def _quoted(text: str) -> str:

@@ -24,6 +24,7 @@ from gateway.model import EventStatus, EventType, Message, NewEvent, Reading, is
 from gateway.sources.conditions import MISSED_LIMIT_MS, Decision, Memory, decide, due
 from gateway.sources.known import known_families
 from gateway.sources.plans import Plans, compile_sources
+from gateway.sources.rows import Plan, unmapped_reason
 from gateway.sources.rules import BadSource, CompiledSource, Ignored, Unreadable
 from gateway.sources.times import judge_time
 
@@ -96,6 +97,7 @@ class Explainer:
     def __init__(self, settings: Settings, *, stateful: bool) -> None:
         self._sources: list[CompiledSource] = list(compile_sources(settings).values())
         self._plans = Plans(settings)
+        self._tables = frozenset(settings.cameras)
         self._location_id = settings.site.location_id
         self._tells_arming = settings.arming.enabled
         self._max_message = settings.outbox.max_message
@@ -180,30 +182,34 @@ class Explainer:
         judged = judge_time(
             reading.event_at, reading.sent_at, received_at=message.received_at, waited_ms=kept_for, offset=None
         )
+        plan = self._plan(reading)
+        unmapped = {"unmapped": unmapped_reason(reading, self._tables)} if plan is None else {}
         return {
             "event": {
                 "event_type": reading.event_type,
                 "event_status": reading.event_status,
-                "camera": self._camera(reading),
+                "camera": reading.camera if plan is None else plan.table,
                 "source_event_id": reading.source_id,
                 "state_key": reading.state_key,
                 "event_time": iso_utc(judged.event_at),
                 "pulse": reading.pulse_seconds is not None,
                 "source": reading.source,
                 "kind": reading.kind,
+                **unmapped,
             }
         }
 
-    def _camera(self, reading: Reading) -> str | None:
+    def _plan(self, reading: Reading) -> Plan | None:
         plan = self._plans.find(reading.source, reading.camera)
-        return reading.camera if plan is None or plan.table is None else plan.table
+        return self._plans.find(reading.source, None) if plan is None and reading.of_device else plan
 
     def _decided(self, memory: Memory, readings: list[Reading], message: Message) -> Answer:
         events: list[Answer] = []
         reason: str | None = None
         for reading in readings:
-            plan = self._plans.find(reading.source, reading.camera)
-            decision = decide(reading, message, plan, memory, location_id=self._location_id)
+            decision = decide(
+                reading, message, self._plan(reading), memory, location_id=self._location_id, tables=self._tables
+            )
             memory.apply(decision.memory)
             events += [_row(row, pulse=reading.pulse_seconds is not None) for row in decision.events]
             reason = reason or _why_nothing(decision)

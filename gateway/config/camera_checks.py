@@ -64,8 +64,8 @@ def _check_source(name: str, source: Source, findings: Findings, known: Mapping[
 
 
 def _check_placeholder(camera_id: str | None, path: Path, findings: Findings) -> None:
-    if camera_id is not None and camera_id.startswith(PLACEHOLDER):
-        findings.warn(path, "is still the placeholder of `discover`; put the camera's id in CHeKT there")
+    if camera_id is not None and (camera_id == "…" or camera_id.startswith(PLACEHOLDER)):  # … of an unmapped event
+        findings.warn(path, "is still a placeholder; put the camera's id in CHeKT there")
 
 
 def _check_hearing(draft: Draft, findings: Findings, known: Mapping[str, FamilyFacts] | None) -> None:

@@ -18,9 +18,10 @@ from gateway.config.values import (
     CloudBase,
     CloudUrl,
     Duration,
+    EquipmentName,
+    EquipmentNames,
     Id,
     Name,
-    Names,
     OptionalDuration,
     Score,
     SiteId,
@@ -265,11 +266,11 @@ class Source(Table):
     """CHeKT's camera for what has none: a panel, or the recorder itself. Not set: the camera of the site."""
     recorder_id: Id | None = None
     """CHeKT's id of this recorder. Not set: the recorder of the site."""
-    ignore: Names = ()
+    ignore: EquipmentNames = ()
     """Cameras, in the equipment's names, that are left out on purpose and shall not be shown as forgotten."""
-    labels: Names = ()
+    labels: EquipmentNames = ()
     """Only these kinds of objects raise an alarm, such as "person". Empty: all. Where the family knows them."""
-    zones: Names = ()
+    zones: EquipmentNames = ()
     """Only objects in one of these image zones raise an alarm. Empty: all. Where the family knows them."""
     min_score: Score | None = None
     """Only objects of at least this score raise an alarm. Not set: all. Where the family knows it."""
@@ -286,7 +287,7 @@ class Camera(Table):
     camera_id: Id = Field(examples=["2fe519b4-2438-4aa1-b051-87cf22bb"])
     """CHeKT's id of the camera. Required, and no two cameras may have the same: a wrong one shows the station another
     camera."""
-    name: Name | None = None
+    name: EquipmentName | None = None
     """How the equipment calls it: name, serial, channel or MAC, as its family does. Not set: the name of this table."""
     source: Name | None = None
     """The source that it belongs to. May be left out where one source is configured; with more of them, a camera

@@ -99,6 +99,11 @@ def _name(text: str) -> str:
     return text
 
 
+def _equipment_name(text: str) -> str:
+    """As messages are read: without blanks around it and without the invisible characters that copying brings along."""
+    return "".join(c for c in _name(text) if c.isprintable()).strip() or text
+
+
 def _topic_prefix(text: str) -> str:
     if not text or set(text) & set("+#\0") or text.endswith("/") or len(text.encode()) > 1024:
         raise ValueError(
@@ -125,7 +130,8 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Id = Annotated[str, AfterValidator(_id)]
 SiteId = Annotated[str, AfterValidator(_site_id)]
 Name = Annotated[str, AfterValidator(_name)]
-Names = Annotated[tuple[Name, ...], Field(strict=False)]  # TOML gives a list
+EquipmentName = Annotated[str, AfterValidator(_equipment_name)]
+EquipmentNames = Annotated[tuple[EquipmentName, ...], Field(strict=False)]  # TOML gives a list
 TopicPrefix = Annotated[str, AfterValidator(_topic_prefix)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Score = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_score)]

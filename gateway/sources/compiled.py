@@ -23,6 +23,10 @@ class Ignored:
     reason: str
 
 
+# MQTT 5.0, 3.3.1.3: who publishes nothing, retained, takes the retained value away; subscribers hear it as a message.
+_TAKEN_AWAY: Final = Ignored("empty: a retained value was taken away")
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     reason: str
@@ -111,9 +115,11 @@ class CompiledRule:
         self.is_heartbeat = rule.heartbeat is not None
         self.also = rule.also
         self.decode = DECODERS[rule.decode or "binary"]
-        self.empty = None if rule.empty is None else Ignored(rule.empty)
         self.topic_kind = rule.topic_kind or ""
         self.momentary = rule.topic_kind == "momentary"
+        self.empty = None if rule.empty is None else Ignored(rule.empty)
+        if rule.empty is None and not self.momentary and rule.decode != "binary":
+            self.empty = _TAKEN_AWAY
         self.seeds = rule.topic_kind in ("alarm_state", "arming")
         self.each = None if rule.each is None else expression("each", rule.each, has_item=False)
         for name, source in rule.let.items():

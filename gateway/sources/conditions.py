@@ -13,7 +13,7 @@ together with the rows. A recorder that goes away does not close its alarms: it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from gateway.model import EventStatus, EventType, Message, NewEvent, Reading, iso_utc
@@ -65,11 +65,12 @@ def decide(
     *,
     location_id: str,
     waited_ms: int | None = None,
+    tables: Collection[str] = (),
 ) -> Decision:
     """What one reading comes to.
 
-    `plan` None: the camera is not configured. `waited_ms`: the message waited in the broker, for at most so long;
-    None: it is live.
+    `plan` None: the camera is not configured; `tables` are the names of those that are. `waited_ms`: the message waited
+    in the broker, for at most so long; None: it is live.
     """
     entry, is_alarm = None, reading.event_type is EventType.ALARM
     if is_alarm:
@@ -93,7 +94,7 @@ def decide(
     if reading.camera is None and plan is None:
         return Decision("ignored", f"no source of the configuration is called {reading.source!r}")
     if is_alarm:
-        decision = _Alarm(reading, message, plan, memory, entry, judged, location_id, offset).decide()
+        decision = _Alarm(reading, message, plan, memory, entry, judged, location_id, offset, tables).decide()
     elif reading.event_type is EventType.ARMING:
         decision = decide_arming(reading, message, plan, memory, judged, location_id=location_id)
     else:
@@ -206,7 +207,18 @@ def _timed_out(key: str, entry: Entry, now_ticks: int, now_wall: int, location_i
 class _Alarm:
     """One alarm reading on its way to a Decision."""
 
-    __slots__ = ("clock_offset", "entry", "judged", "location_id", "memory", "message", "plan", "reading", "window_ms")
+    __slots__ = (
+        "clock_offset",
+        "entry",
+        "judged",
+        "location_id",
+        "memory",
+        "message",
+        "plan",
+        "reading",
+        "tables",
+        "window_ms",
+    )
 
     def __init__(
         self,
@@ -218,9 +230,10 @@ class _Alarm:
         judged: Judged,
         location_id: str,
         clock_offset: int | None,
+        tables: Collection[str],
     ) -> None:
         self.reading, self.message, self.plan, self.memory, self.entry = reading, message, plan, memory, entry
-        self.judged, self.location_id, self.clock_offset = judged, location_id, clock_offset
+        self.judged, self.location_id, self.clock_offset, self.tables = judged, location_id, clock_offset, tables
         self.window_ms = _UNMAPPED_WINDOW_MS if plan is None else milliseconds(plan.dedupe_window)
 
     def decide(self) -> Decision:
@@ -261,7 +274,7 @@ class _Alarm:
             details = {"device_time": iso_utc(judged.device_time), **details}
         state, reason = EventState.PENDING, None
         if plan is None:
-            state, reason = EventState.UNMAPPED, unmapped_reason(reading)
+            state, reason = EventState.UNMAPPED, unmapped_reason(reading, self.tables)
         elif plan.hold_off is not None and reading.kind not in NEVER_FOLDED:
             reason = self._hold_off(plan, milliseconds(plan.hold_off), judged.event_at, changes)
             if reason is not None:

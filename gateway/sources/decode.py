@@ -99,8 +99,13 @@ def decode_xml(payload: bytes) -> list[Any]:
 
 
 def decode_json_or_text(payload: bytes) -> Any:
-    """For what its owner may write as he likes: JSON where it is an object or a list, else text."""
+    """For what its owner may write as he likes: JSON where it is an object, a list or a text in quotes, else text."""
     said = decode_text(payload)
+    if said[:1] == '"':
+        try:
+            return decode_json(payload)
+        except Undecodable:
+            return said
     return decode_json(payload) if said[:1] in ("{", "[") else said
 
 

@@ -20,6 +20,8 @@ object equals nothing. Functions: see `FUNCTIONS`. Pure.
 from __future__ import annotations
 
 import ast
+import keyword
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -31,6 +33,8 @@ Compiled = Callable[[Any, Mapping[str, Any], Any], Any]
 
 ITEM: Final = "item in hand"  # beside the captures, under a name that no capture can have
 
+_AFTER_A_DOT: Final = re.compile(r"\.\s*([A-Za-z]+)\b")
+_OTHER_LANGUAGES: Final = re.compile(r"&&|\|\||!(?!=)|(?<![=!<>])=(?!=)")
 MAX_NODES: Final = 200  # of one expression; ours have about 20
 
 
@@ -158,9 +162,16 @@ class _Compiler:
                 raise BadExpression(f"longer than {MAX_NODES} parts")
             return self.visit(tree.body)
         except SyntaxError as error:
-            raise BadExpression(f"not an expression: {error.msg} at column {error.offset}") from None
+            raise BadExpression(f"not an expression: {error.msg} at column {error.offset}{self.hint()}") from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise BadExpression(f"not an expression: {error}") from None
+
+    def hint(self) -> str:
+        """What people write who know other languages, and names that are words of this one."""
+        name = next((said[1] for said in _AFTER_A_DOT.finditer(self.source) if keyword.iskeyword(said[1])), None)
+        if name is not None:
+            return f"; a key called {name} is written ['{name}'], without the dot"
+        return "; write and, or, not, ==" if _OTHER_LANGUAGES.search(self.source) else ""
 
     def refuse(self, node: ast.AST, why: str) -> BadExpression:
         return BadExpression(f"{why}: `{ast.unparse(node)}`")
@@ -234,7 +245,8 @@ class _Compiler:
             raise self.refuse(node, f"no such function; there are {', '.join(sorted([*FUNCTIONS, 'any', 'all']))}")
         function, least, most = FUNCTIONS[name]
         if not least <= len(arguments) <= most:
-            raise self.refuse(node, f"{name} takes {least} to {most} arguments")
+            number = f"{least}" if least == most else f"{least} to {most}"
+            raise self.refuse(node, f"{name} takes {number} argument{'s' if most > 1 else ''}")
         parts = [self.visit(a) for a in arguments]
         for position, kind in _WRITTEN.get(name, {}).items():
             if not (is_constant(parts[position]) and type(parts[position](None, {}, None)) is kind):
@@ -332,7 +344,8 @@ class _Compiler:
             follow = _walk(keys, of_element=False)
             return lambda p, t, i: follow(t[ITEM], t, None)
         roots = ["payload", "topic", "options", "maps", "let"] + ["item"] * self.has_item
-        raise self.refuse(node, f"starts with none of {', '.join(roots)}")
+        of_text = f"; a text is written '{inner.id}'" if not keys else ""
+        raise self.refuse(node, f"starts with none of {', '.join(roots)}{of_text}")
 
 
 def _walk(keys: list[str | int], *, of_element: bool) -> Compiled:

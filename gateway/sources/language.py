@@ -6,9 +6,11 @@ errors, so that a misspelt condition never silently holds. Pure.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 TopicKind = Literal["momentary", "alarm_state", "availability", "arming"]
 Expression = str
@@ -24,7 +26,26 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-TimeFormat = Annotated[str, Field(pattern=r"^(unix|unix_ms|iso8601|iso8601_utc|source|.*%.*)$")]
+_NAMED_FORMATS: Final = ("unix", "unix_ms", "iso8601", "iso8601_utc", "source")
+
+
+def _time_format(name: str) -> str:
+    if name in _NAMED_FORMATS:
+        return name
+    allowed = f"allowed: {', '.join(_NAMED_FORMATS)}, or a pattern such as %d.%m.%Y %H:%M:%S (strptime)"
+    if "%" not in name:
+        raise ValueError(f"is no format of times; {allowed}")
+    try:
+        datetime.strptime("", name)  # noqa: DTZ007, of no time at all
+    except re.error:
+        raise ValueError(f"is no pattern of times: one part comes twice; {allowed}") from None
+    except ValueError as error:
+        if "does not match format" not in str(error):
+            raise ValueError(f"is no pattern of times; {allowed}") from None
+    return name
+
+
+TimeFormat = Annotated[str, AfterValidator(_time_format)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -83,7 +104,8 @@ class Rule(Table):
     With `ignored` it is nothing but that, and subscribed only where the silence of a camera is watched; `camera` then
     says whose, and may give several."""
     empty: str | None = None
-    """The reason for ignoring an empty payload; without it, an empty payload is what `decode` makes of it."""
+    """The reason for ignoring an empty payload. Without it, an empty payload of something momentary is what `decode`
+    makes of it; of a state it means that its retained value was taken away, which is ignored."""
     let: dict[Name, Expression] = Field(default_factory=dict)
     """Names for expressions that are needed more than once; each may use those before it."""
     each: Expression | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from gateway.model import (
     derive_event_id,
 )
 from gateway.sources.memory import Changes, Entry
+from gateway.sources.table_names import free_table
 from gateway.sources.times import Judged
 from gateway.states import EventState
 
@@ -112,11 +113,14 @@ def restore_id(begin: str) -> str:
     return derive_event_id(begin, EventStatus.INACTIVE)
 
 
-def unmapped_reason(reading: Reading) -> str:
-    table = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in reading.camera or "") or "camera"
+def unmapped_reason(reading: Reading, tables: Collection[str]) -> str:
+    """With the stanza to add. `tables`: the cameras' tables that there are already."""
+    camera = reading.camera or ""
+    table = free_table(camera, tables, otherwise=f"{reading.source}_{camera}")
     stanza = f'[cameras.{table}]\ncamera_id = "…"'
-    if table != reading.camera:
-        stanza += f"\nname = {json.dumps(reading.camera, ensure_ascii=False)}"
+    if table != camera:
+        stanza += f"\nname = {json.dumps(camera, ensure_ascii=False)}"
+    stanza += f'\nsource = "{reading.source}"'
     return f"no camera of the configuration is called {reading.camera!r}; to receive its alarms, add\n{stanza}"
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from gateway.model import Message, Reading
 from gateway.sources import language
 from gateway.sources.compiled import Answer, BadKey, CompiledRule, Ignored, Surroundings, Unreadable, strongest
+from gateway.sources.mistakes import Mistake, mistakes_of
 from gateway.sources.topics import (
     BadPattern,
     TopicPattern,
@@ -37,18 +38,6 @@ RETAIN_HANDLING: Final = {"availability": 0, "arming": 0, "alarm_state": 1, "mom
 
 _REMEMBERED_TOPICS: Final = 2048  # a site has some hundred; the memory for matches stays below 2 MB
 _REMEMBERED_LENGTH: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """What is wrong with a family: where in its file, and what."""
-
-    place: tuple[int | str, ...]
-    why: str
-
-    def __str__(self) -> str:
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.place).lstrip(".")
-        return f"{key}: {self.why}" if key else self.why
 
 
 class BadFamily(Exception):
@@ -172,7 +161,7 @@ def parse_family(name: str, document: Mapping[str, Any]) -> Family:
     try:
         facts = language.FamilyFile.model_validate(document)
     except ValidationError as error:
-        raise BadFamily(name, [Mistake(_place(e["loc"], document), e["msg"]) for e in error.errors()]) from None
+        raise BadFamily(name, mistakes_of(error, document)) from None
     mistakes = []
     if facts.dialects and facts.dialect not in facts.dialects:
         mistakes.append(Mistake(("dialect",), "the default is one of the dialects"))
@@ -203,21 +192,6 @@ def parse_family(name: str, document: Mapping[str, Any]) -> Family:
 
 def _captures(rule: language.Rule) -> frozenset[str]:
     return compile_pattern(rule.topic, ("any",)).captures
-
-
-def _place(loc: tuple[int | str, ...], document: Any) -> tuple[int | str, ...]:
-    """The part of pydantic's place that stands in the file: it names alternatives of a union, too."""
-    place: list[int | str] = []
-    for part in loc:
-        if isinstance(document, Mapping):
-            place.append(part)
-            document = document.get(part)
-        elif isinstance(document, list) and isinstance(part, int) and part < len(document):
-            place.append(part)
-            document = document[part]
-        else:
-            break
-    return tuple(place)
 
 
 T = TypeVar("T")

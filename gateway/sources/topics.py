@@ -56,6 +56,8 @@ def compile_pattern(patterns: Sequence[str], prefixes: Sequence[str]) -> TopicPa
         filters |= dict.fromkeys(form_filters)
         readers.append(reader)
         captures |= reader.groupindex.keys()
+    if "#" in filters:
+        raise BadPattern("is every topic of the broker; at least one level has to be a text or {prefix}")
     return TopicPattern(tuple(without_covered(filters)), frozenset(captures), tuple(readers))
 
 
@@ -98,7 +100,8 @@ def _one_form(form: str, prefix: str) -> tuple[list[str], re.Pattern[str]]:
                 raise BadPattern(f"{{{name}...}} ends its level, and is alone in it but for a text before")
         rest = _CAPTURE.sub("", level)
         if set(rest) & set("{}[]+#\0") or (not level and len(levels) > 1):
-            raise BadPattern(f"level {level!r} cannot be read")
+            hint = "; write {name} for +, {name...} for #" if level in ("+", "#") else ""
+            raise BadPattern(f"level {level!r} cannot be read{hint}")
         if not found:
             readers.append(re.escape(level))
             filters = filters if open_end else [[*f, level] for f in filters]

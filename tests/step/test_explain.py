@@ -119,8 +119,36 @@ def test_each_message_has_its_line(
         "inactive",
         "2026-03-01T12:00:05",
     )
+    assert "no camera of the configuration is called 'shed'" in answers[2]["event"]["unmapped"]
     trouble = answers[4]["event"]
     assert (trouble["camera"], trouble["source_event_id"], trouble["event_time"]) == (None, None, RECEIVED)
+
+
+def test_a_camera_called_like_the_table_of_another_is_not_that_one_and_its_stanza_works(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text() + '[sources.other]\nfamily = "frigate"\ntopic_prefix = "f2"\n')
+    messages = [line(review(camera="door"), f"{prefix}/reviews") for prefix in ("frigate", "f2")]
+    answers: list[dict[str, Any]] = []
+    for tables in (["nvr_door", "other_door"], ["other_door"], []):
+        answers = [answer["event"] for answer in told(config, messages, monkeypatch, capsys)]
+        stanzas = [answer["unmapped"].partition("\n")[2] for answer in answers if "unmapped" in answer]
+        assert [stanza.partition("\n")[0] for stanza in stanzas] == [f"[cameras.{table}]" for table in tables]
+        assert all("source = " in stanza for stanza in stanzas)
+        if stanzas:
+            stanza = stanzas[0].replace("…", f"id-{len(tables)}")
+            config.write_text(config.read_text() + f"{stanza}\n")
+    assert [answer["camera"] for answer in answers] == ["nvr_door", "other_door"]
+
+
+def test_the_trouble_of_a_device_is_the_recorders_where_no_camera_is_called_so(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the running gateway has it."""
+    config.write_text(config.read_text().replace('"frigate"', '"dahua"'))
+    disk = {"Action": "Start", "serialNumber": "6F01", "Data": {}}
+    [answer] = told(config, [line(disk, "DahuaVTO/StorageFailure/Event")], monkeypatch, capsys)
+    assert (answer["event"]["camera"], answer["event"].get("unmapped")) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,12 @@ def test_every_function_is_on_the_page() -> None:
     [
         ("topic.leaf", "topic.leave", "camera = ", r"rules\.gate\.rule\[0\]\.camera: the topic has"),
         ('decode = "json"', 'decode = "yaml"', "decode = ", r"rules\.gate\.rule\[0\]\.decode: "),
-        ("repeats = false", "repeat = false", "repeat = ", r"rules\.gate\.rule\[0\]\.repeat: Extra"),
+        (
+            "repeats = false",
+            "repeat = false",
+            "repeat = ",
+            r'rules\.gate\.rule\[0\]\.repeat: unknown key; did you mean "repeats"',
+        ),
         ("maps.kinds, payload", "maps.kind, payload", "kind = ", r"rules\.gate\.rule\[0\]\.kind: the maps are kinds"),
         (
             'family = "gate"',

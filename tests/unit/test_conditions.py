@@ -291,7 +291,7 @@ def test_an_alarm_of_an_unknown_camera_is_kept_with_the_stanza_to_add() -> None:
     assert decision.outcome == "unmapped"
     (row,) = site.rows
     assert (row.state, row.camera, row.source_camera, row.camera_id) == ("unmapped", None, "Front Door", None)
-    assert '[cameras.Front_Door]\ncamera_id = "…"\nname = "Front Door"' in str(row.reason)
+    assert str(row.reason).endswith('[cameras.Front_Door]\ncamera_id = "…"\nname = "Front Door"\nsource = "nvr"')
     assert site.hear(review("update", camera="Front Door")).outcome == "ignored"
     assert site.hear(review("end", camera="Front Door", end=1772366405.5)).outcome == "closing"
     assert len(site.rows) == 1

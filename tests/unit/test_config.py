@@ -328,6 +328,13 @@ MEANING = {
             "allowed: one camera for each name in a source"
         ],
     ),
+    "one name for two cameras, once with what copying brings along": (
+        spoiled(('camera_id = "id-back"', 'camera_id = "id-back"\nname = " \u200bfront "')),
+        [
+            "gateway.toml:25: cameras.back.name: the equipment's name is the same as that of cameras.front; "
+            "allowed: one camera for each name in a source"
+        ],
+    ),
     "one name in two sources, one camera without": (
         spoiled(
             ('camera_id = "id-front"', 'camera_id = "id-front"\nname = "x"'),
@@ -504,17 +511,11 @@ WARNINGS = {
     ),
     "a placeholder that was pasted": (
         spoiled(('camera_id = "id-front"', 'camera_id = "ID-FROM-CHEKT-front"')),
-        [
-            "gateway.toml:22: cameras.front.camera_id: is still the placeholder of `discover`; "
-            "put the camera's id in CHeKT there"
-        ],
+        ["gateway.toml:22: cameras.front.camera_id: is still a placeholder; put the camera's id in CHeKT there"],
     ),
     "a placeholder of a panel": (
         spoiled(('family = "frigate"', 'family = "frigate"\ncamera_id = "ID-FROM-CHEKT-s"')),
-        [
-            "gateway.toml:20: sources.s.camera_id: is still the placeholder of `discover`; "
-            "put the camera's id in CHeKT there"
-        ],
+        ["gateway.toml:20: sources.s.camera_id: is still a placeholder; put the camera's id in CHeKT there"],
     ),
     "one equipment in two dialects": (
         spoiled(

@@ -71,7 +71,7 @@ OUTSIDE: list[tuple[str, str, Any, str]] = [
     ("hikvision/doorbell", "hmd/device_automation/Door/motion_detection/state", {"motion_detected": "x"}, "ignored"),
     ("hikvision/doorbell", "hmd/switch/Door/Door-1-relay/state", "ON", "ignored"),
     ("hikvision/doorbell", "hmd/sensor/Door/Call-state/state", "Ringing", "ignored"),
-    ("hikvision/doorbell", "hmd/binary_sensor/Door/tamper/state", "", "unreadable"),
+    ("hikvision/doorbell", "hmd/binary_sensor/Door/tamper/state", "", "ignored"),
     # UniFi: bluewalk says a word, retained; the camera is the topic's last level
     ("unifi/bluewalk", "unifi/camera/motion/front_door", "Start", "alarm active front_door motion"),
     ("unifi/bluewalk", "unifi/camera/motion/front_door", "STOP", "alarm inactive front_door motion"),
@@ -158,6 +158,10 @@ OUTSIDE: list[tuple[str, str, Any, str]] = [
     ("yihack", "yicam/motion_detection", "motion_start", "alarm active yicam motion"),
     ("yihack", "yicam/motion_files", '{"files": []}', "ignored"),
     ("yihack", "yicam/sound_detection", "crying", "alarm active yicam crying pulse"),
+    # yi-hack-MStar, mqttv4.conf: a person begins and ends, and the sound has another word
+    ("yihack", "yicam/ai_human_detection", "human_start", "alarm active yicam human"),
+    ("yihack", "yicam/ai_human_detection", "human_stop", "alarm inactive yicam human"),
+    ("yihack", "yicam/sound_detection", "sound", "alarm active yicam sound pulse"),
     ("yihack", "yicam/motion_detection_image", "\xff\xd8\xff", "ignored"),
     ("yihack", "yicam/status", "Offline", "trouble active yicam offline"),
     # Wyze: words of the stream, names of errors, and numbers that are no motion
@@ -228,7 +232,51 @@ OUTSIDE: list[tuple[str, str, Any, str]] = [
     ),
     ("generic", "site/Kasse 3/alarm", {"state": 1, "kind": "Überfall"}, "alarm active Kasse 3 überfall"),
     ("generic", "site/c/alarm", {"state": None}, "unreadable"),
+    ("generic", "site/c/alarm", '"ON"', "alarm active c alarm"),  # a script that writes JSON of a text
+    ("onvif2mqtt", "onvif2mqtt/door/motion", '"False"', "alarm inactive door motion"),
+    # A retained value that somebody takes away comes as an empty message
+    ("panel", "alarmo/state", "", "ignored"),
+    ("neolink", "neolink/c/status/motion", "", "ignored"),
+    ("frigate", "frigate/available", "", "ignored"),
+    ("frigate", "frigate/reviews", "", "unreadable"),  # never retained
 ]
+
+# People write names in settings with other capitals than equipment does.
+IN_OTHER_CAPITALS: list[tuple[str, dict[str, Any], str, Any]] = [
+    ("frigate", {"labels": ("Person",), "zones": ("Yard",)}, "frigate/reviews", review(zones=("yard",))),
+    ("doubletake", {"labels": ("David",)}, "double-take/matches/david", {"id": "1", "camera": "c"}),
+    (
+        "scrypted",
+        {"labels": ("Person",), "zones": ("driveway",)},
+        "scrypted/c/ObjectDetector",
+        {"detections": [{"className": "person", "zones": ["Driveway"]}]},
+    ),
+    (
+        "lightnvr",
+        {"labels": ("PERSON",), "zones": ("Hof",)},
+        "lightnvr/detections/c",
+        {"detections": [{"label": "person", "zone_id": "hof"}]},
+    ),
+    (
+        "viseron",
+        {"labels": ("Person",), "zones": ("Porch",)},
+        "viseron/binary_sensor/c_zone_porch_object_detected_person/state",
+        {"state": "on"},
+    ),
+    ("unifi", {"labels": ("Person",)}, "unifi/protect/M/motion/smart/person", "true"),
+    ("eufy", {"labels": ("Person",)}, "homeassistant/binary_sensor/eufy/T1_person/state", "motion"),
+    ("panel/pai", {"zones": ("front_door",)}, "paradox/states/zones/Front_door/open", "True"),
+]
+
+
+@pytest.mark.parametrize(("spoken", "settings", "topic", "payload"), IN_OTHER_CAPITALS)
+def test_names_in_settings_may_have_other_capitals(
+    spoken: str, settings: dict[str, Any], topic: str, payload: Any
+) -> None:
+    payload = payload.encode() if isinstance(payload, str) else payload
+    assert summary(compiled(spoken, **settings).read(message(payload, topic))).startswith("alarm active")
+    others = dict.fromkeys(settings, ("elsewhere",))
+    assert summary(compiled(spoken, **others).read(message(payload, topic))) == "ignored"
 
 
 @pytest.mark.parametrize(("spoken", "topic", "payload", "says"), OUTSIDE, ids=lambda value: str(value)[:70])

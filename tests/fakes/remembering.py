@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -23,7 +24,7 @@ USER, PASSWORD = "viewer", "geheim & gut"
 
 
 @dataclass
-class _Server:
+class _Server(ABC):
     port: int = 0
     login_wanted: bool = True
     logins: int = 0
@@ -60,8 +61,8 @@ class _Server:
     def forget_sessions(self) -> None:
         self._session += 1
 
-    def _routes(self, app: web.Application) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _routes(self, app: web.Application) -> None: ...
 
     def _scripted(self, request: web.Request) -> web.Response | None:
         self.requests.append(request.raw_path)

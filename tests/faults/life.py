@@ -142,7 +142,7 @@ def as_the_mode_says(mode: str) -> None:
             db.execute("PRAGMA synchronous = NORMAL")
 
         database.configure = without_flush
-        opening.configure = without_flush  # type: ignore[attr-defined]
+        opening.configure = without_flush  # type: ignore[attr-defined]  # its own name for the same function
 
 
 def main(folder: str, faults: str, seed: str, mode: str) -> None:

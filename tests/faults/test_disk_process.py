@@ -6,6 +6,7 @@ import errno
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def store_on_a_small_disk(premises: Premises, size: int) -> Iterator[SmallDisk]:
             premises.gateway.outbox_folder = None
 
 
-FAULTS = {
+FAULTS: dict[str, dict[str, Any]] = {
     "flushes fail": {"sync_errno": errno.EIO},
     "writes fail": {"write_errno": errno.EIO},
     "the file system has become read-only": {"write_errno": errno.EROFS},
@@ -89,7 +90,7 @@ async def test_a_disk_that_fails_for_a_while(place: tuple[Premises, Faults], fau
     await publish(premises)
     await premises.cloud.wait_for(events=ALARMS, timeout=30)
     await until(premises.gateway.settled, timeout=30)
-    faults.set(**FAULTS[fault])  # type: ignore[arg-type]  # all of them are numbers
+    faults.set(**FAULTS[fault])
     await publish(premises)
     await until(lambda: "store_refused" in premises.gateway.log, timeout=30)
     await until(lambda: premises.gateway.log.count("mqtt_dropped") >= 1, timeout=30)

@@ -75,7 +75,9 @@ def test_an_event_is_the_same_alarm_as_over_mqtt(end: int | None) -> None:
         "thumbnail_url": "http://localhost:8080/thumbnail/67c2f4a1003e5c03e40b1c9d?w=640&h=360",
     }
     topic = "unifi/protect/events/person/Front_Door"
-    [heard] = compiled().read(Message(topic, json.dumps(said).encode(), 0, False, False, False, 0, 0))  # type: ignore[misc]
+    live = compiled().read(Message(topic, json.dumps(said).encode(), 0, False, False, False, 0, 0))
+    assert isinstance(live, list)
+    [heard] = live
     [missed] = readings(read(event(end=end)))
     assert isinstance(missed, Reading)
     for name in (
